@@ -1,0 +1,91 @@
+"""The only place where integer arithmetic is written: quantize, dequantize, ranges to parameters.
+
+All functions follow ONNX's QuantizeLinear-21: ``q = saturate(round_half_even(x / scale) + zero_point)``,
+in float32, which matches ONNX Runtime's kernels bit for bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeq.qtypes import PerAxis, PerBlock, PerTensor, QParams, TensorSpec
+
+__all__ = ["SCALE_FLOOR", "blocks", "dequantize", "expand", "fake_quantize", "quantize", "range_to_qparams"]
+
+SCALE_FLOOR = np.float32(2.0**-23)
+"""Scale of a dead channel: small enough to hold nothing, large enough to stay a normal float32."""
+
+
+def expand(parameter: np.ndarray, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
+    """Broadcast a scale or zero point to a tensor of ``shape``.
+
+    ``[C]`` with ``PerAxis(1)`` and shape ``[N, C, H]`` -> ``[1, C, 1]``; a blocked parameter is
+    repeated along its axis and cut to the tensor's length.
+    """
+    granularity = spec.granularity
+    if isinstance(granularity, PerTensor):
+        return parameter
+    if isinstance(granularity, PerAxis):
+        view = [1] * len(shape)
+        view[granularity.axis] = -1
+        return parameter.reshape(view)
+    repeated = np.repeat(parameter, granularity.size, axis=granularity.axis)
+    return np.take(repeated, range(shape[granularity.axis]), axis=granularity.axis)
+
+
+def blocks(x: np.ndarray, granularity: PerBlock) -> np.ndarray:
+    """View ``x`` as ``[..., blocks, ...., size]``: the block's elements moved to a new last axis.
+
+    The last block is padded with zeros, which no range method lets widen a range.
+    ``[K, N]``, axis 0, size 32 -> ``[ceil(K / 32), N, 32]``.
+    """
+    axis, size = granularity.axis, granularity.size
+    padding = -x.shape[axis] % size
+    if padding:
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (0, padding)
+        x = np.pad(x, widths)
+    split = x.shape[:axis] + (x.shape[axis] // size, size) + x.shape[axis + 1 :]
+    return np.moveaxis(x.reshape(split), axis + 1, -1)
+
+
+def quantize(x: np.ndarray, qparams: QParams) -> np.ndarray:
+    """Float -> integers of ``qparams.spec.dtype``, same shape as ``x``."""
+    spec = qparams.spec
+    scale = expand(qparams.scale, spec, x.shape)
+    zero = expand(qparams.zero_point.astype(np.float32), spec, x.shape)
+    # float32 on purpose: rounding x / scale in float64 differs from ONNX Runtime at ties.
+    levels = np.rint(x.astype(np.float32, copy=False) / scale) + zero
+    return np.clip(levels, spec.dtype.qmin, spec.dtype.qmax).astype(spec.dtype.dtype)
+
+
+def dequantize(q: np.ndarray, qparams: QParams) -> np.ndarray:
+    """Integers -> float32, same shape as ``q``."""
+    scale = expand(qparams.scale, qparams.spec, q.shape)
+    zero = expand(qparams.zero_point.astype(np.float32), qparams.spec, q.shape)
+    return (q.astype(np.float32) - zero) * scale
+
+
+def fake_quantize(x: np.ndarray, qparams: QParams) -> np.ndarray:
+    """``dequantize(quantize(x))``: what the integers can say of ``x``."""
+    return dequantize(quantize(x, qparams), qparams)
+
+
+def range_to_qparams(lo: np.ndarray | float, hi: np.ndarray | float, spec: TensorSpec) -> QParams:
+    """Scale and zero point that cover ``[lo, hi]``, always with an exact zero.
+
+    ``lo`` and ``hi`` have the shape of the scale. Symmetric types use ``[-qmax, qmax]``, so that
+    ``-x`` is representable whenever ``x`` is; asymmetric types use all levels. A range of width
+    zero (a dead channel) gets ``SCALE_FLOOR``.
+    """
+    lo = np.minimum(np.asarray(lo, dtype=np.float64), 0.0)
+    hi = np.maximum(np.asarray(hi, dtype=np.float64), 0.0)
+    dtype = spec.dtype
+    if spec.symmetric:
+        middle = 0 if dtype.signed else 1 << (dtype.bits - 1)
+        scale = np.maximum(np.maximum(-lo, hi) / (dtype.qmax - middle), SCALE_FLOOR)
+        zero = np.full(scale.shape, middle)
+    else:
+        scale = np.maximum((hi - lo) / (dtype.qmax - dtype.qmin), SCALE_FLOOR)
+        zero = np.clip(np.rint(dtype.qmin - lo / scale), dtype.qmin, dtype.qmax)
+    return QParams(np.asarray(scale, dtype=np.float32), np.asarray(zero).astype(dtype.dtype), spec)

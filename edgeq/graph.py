@@ -1,0 +1,245 @@
+"""Small helpers around ``onnx_ir.Model``, the one graph type between stages."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeq.errors import ModelError, OutputError
+
+__all__ = [
+    "EXTERNAL_DATA_THRESHOLD",
+    "TensorInfo",
+    "constant_array",
+    "fingerprint",
+    "fresh_name",
+    "input_infos",
+    "load_model",
+    "model_size",
+    "name_nodes",
+    "output_infos",
+    "real_inputs",
+    "save_model",
+    "set_initializer",
+]
+
+EXTERNAL_DATA_THRESHOLD = 1_500_000_000
+"""Models with more bytes of weights are written with external data (protobuf ends at 2 GiB)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Name, numpy dtype and shape of a model input or output; a dynamic dimension is its name or None."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int | str | None, ...]
+
+    def describe(self) -> str:
+        dims = ", ".join("?" if d is None else str(d) for d in self.shape)
+        return f"{self.name}: {self.dtype}[{dims}]"
+
+
+def load_model(path: str | os.PathLike[str]) -> ir.Model:
+    """Read an ONNX file; weights in external data stay on disk until they are needed.
+
+    Model files are data from strangers: external data must lie beside the model, reached by a
+    relative path without symbolic links out of its folder.
+
+    Raises:
+        ModelError: not a file, does not parse, holds no graph, or its external data is missing,
+            truncated or outside the model's folder.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError("the model file does not exist", where=str(path), remedy="check the path")
+    try:
+        model = ir.load(path)
+    except Exception as error:  # protobuf, onnx_ir and numpy each raise their own types here
+        raise ModelError(
+            f"the file is not a readable ONNX model: {_first_line(error)}",
+            where=str(path),
+            remedy="check that the download is complete and that the file is ONNX, not another format",
+        ) from None
+    if not len(model.graph) and not model.graph.outputs:
+        raise ModelError("the file holds no graph: it is empty or not an ONNX model", where=str(path))
+    _check_external_data(model, path)
+    name_nodes(model)
+    return model
+
+
+def _check_external_data(model: ir.Model, path: Path) -> None:
+    folder = path.parent.resolve()
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if not isinstance(tensor, ir.ExternalTensor):
+                continue
+            location = str(tensor.location)
+            data = folder / location
+            if Path(location).is_absolute() or not data.resolve().is_relative_to(folder):
+                raise ModelError(
+                    f"external data {location!r} of tensor {value.name!r} lies outside the model's folder",
+                    where=str(path),
+                    remedy="do not trust this file; external data must be beside the model",
+                )
+            if not data.is_file():
+                raise ModelError(
+                    f"external data {location!r} of tensor {value.name!r} is missing",
+                    where=str(path),
+                    remedy="put the data file beside the model",
+                )
+            end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
+            if end > data.stat().st_size:
+                raise ModelError(
+                    f"external data {location!r} of tensor {value.name!r} is truncated: "
+                    f"needs {end} bytes, has {data.stat().st_size}",
+                    where=str(path),
+                    remedy="fetch the data file again",
+                )
+
+
+def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
+    """Write an ONNX file, with external data ``<name>.data`` beside it if the weights are too large.
+
+    Raises:
+        OutputError: the disk is full or the folder is not writable.
+    """
+    path = Path(path)
+    try:
+        if model_size(model) > EXTERNAL_DATA_THRESHOLD:
+            ir.save(model, path, external_data=f"{path.name}.data")
+        else:
+            path.write_bytes(to_bytes(model))
+    except OSError as error:
+        raise OutputError(f"cannot write the model: {error.strerror or error}", where=str(path)) from None
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """Serialize, the same bytes for the same model."""
+    return ir.to_proto(model).SerializeToString(deterministic=True)
+
+
+def model_size(model: ir.Model) -> int:
+    """Bytes of all initializers."""
+    return sum(
+        value.const_value.nbytes
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    )
+
+
+def fingerprint(model: ir.Model) -> str:
+    """sha256 of the graph and its weights: equal for equal models, whatever file they came from."""
+    digest = hashlib.sha256()
+    for value in model.graph.initializers.values():
+        digest.update(f"{value.name}:{value.dtype}:{value.shape}".encode())
+        if value.const_value is not None:
+            digest.update(value.const_value.tobytes())
+    for node in model.graph:
+        attributes = sorted(f"{key}={attribute.value}" for key, attribute in node.attributes.items())
+        names = [v.name if v is not None else "" for v in (*node.inputs, *node.outputs)]
+        digest.update(f"{node.domain}:{node.op_type}:{names}:{attributes}".encode())
+    return digest.hexdigest()
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Give every node and value of the main graph a unique name: plans, reports and profiles refer to it."""
+    taken: set[str] = set()
+    for index, node in enumerate(model.graph):
+        if not node.name or node.name in taken:
+            node.name = _unique(node.name or f"{node.op_type}_{index}", taken)
+        taken.add(node.name)
+        for number, output in enumerate(node.outputs):
+            if output.name is None:
+                output.name = f"{node.name}_output_{number}"
+
+
+def fresh_name(model: ir.Model, stem: str) -> str:
+    """``stem``, or ``stem_1``, ... if a value of that name exists in the main graph already."""
+    taken = set(model.graph.initializers) | {v.name for v in model.graph.inputs if v.name}
+    taken.update(output.name for node in model.graph for output in node.outputs if output.name)
+    return _unique(stem, taken)
+
+
+def _unique(stem: str, taken: set[str]) -> str:
+    name, number = stem, 0
+    while name in taken:
+        number += 1
+        name = f"{stem}_{number}"
+    return name
+
+
+def constant_array(value: ir.Value | None) -> np.ndarray | None:
+    """The array behind an initializer or the output of a Constant node; None for anything computed."""
+    if value is None:
+        return None
+    if value.const_value is not None and not value.is_graph_input():
+        return value.const_value.numpy()
+    producer = value.producer()
+    if producer is not None and producer.op_type == "Constant" and producer.domain == "":
+        tensor = ir.convenience.get_const_tensor(value)
+        return None if tensor is None else tensor.numpy()
+    return None
+
+
+def set_initializer(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
+    """Add (or replace) an initializer of the main graph and return its value."""
+    tensor = ir.tensor(array, name=name)
+    existing = model.graph.initializers.get(name)
+    if existing is not None:
+        existing.const_value = tensor
+        existing.dtype = tensor.dtype
+        existing.shape = ir.Shape(array.shape)
+        return existing
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    model.graph.initializers[name] = value
+    return value
+
+
+def real_inputs(model: ir.Model) -> list[ir.Value]:
+    """Graph inputs that a caller must feed (old models list their initializers as inputs too)."""
+    return [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+
+
+def input_infos(model: ir.Model) -> tuple[TensorInfo, ...]:
+    """The inputs a caller must feed."""
+    return tuple(_info(value) for value in real_inputs(model))
+
+
+def output_infos(model: ir.Model) -> tuple[TensorInfo, ...]:
+    """The model's outputs."""
+    return tuple(_info(value) for value in model.graph.outputs)
+
+
+def _info(value: ir.Value) -> TensorInfo:
+    if value.dtype is None or value.shape is None:
+        raise ModelError(
+            f"tensor {value.name!r} of the model's interface has no type or shape",
+            remedy="export the model again with full input and output types",
+        )
+    dims = tuple(d if isinstance(d, int) else d.value for d in value.shape)
+    return TensorInfo(str(value.name), value.dtype.numpy(), dims)
+
+
+def feeds_for(infos: Sequence[TensorInfo], arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[TensorInfo, np.ndarray]]:
+    """Pair each input with its array; raises ModelError naming the inputs that are missing."""
+    missing = [info.describe() for info in infos if info.name not in arrays]
+    if missing:
+        raise ModelError(
+            f"no data for input {', '.join(missing)}; got {', '.join(sorted(arrays)) or 'nothing'}",
+            remedy="name the arrays as the model's inputs",
+        )
+    for info in infos:
+        yield info, arrays[info.name]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,0 +1,68 @@
+"""Outputs appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgeq.errors import OutputError
+
+__all__ = ["atomic_file", "atomic_folder"]
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """A new folder to fill; it takes the name ``path`` only when the block ends without an error.
+
+    Raises:
+        OutputError: ``path`` exists and ``overwrite`` is false, or it cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise OutputError("the output exists already", where=str(path), remedy="give another --output, or --overwrite")
+    if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / "manifest.json").exists())):
+        raise OutputError(
+            "the output exists and is not an edgeq bundle, so --overwrite leaves it alone",
+            where=str(path),
+            remedy="give another --output, or remove it yourself",
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise OutputError(f"cannot create the output: {error.strerror}", where=str(path)) from None
+    try:
+        yield work
+        work.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        work.rename(path)
+    except OSError as error:
+        raise OutputError(f"cannot write the output: {error.strerror or error}", where=str(path)) from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary file beside ``path``, moved over it only when the block ends without an error."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise OutputError(f"cannot create the output: {error.strerror}", where=str(path)) from None
+    work = Path(name)
+    try:
+        yield work
+        work.chmod(0o644)
+        work.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write the output: {error.strerror or error}", where=str(path)) from None
+    finally:
+        work.unlink(missing_ok=True)

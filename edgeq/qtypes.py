@@ -1,0 +1,292 @@
+"""The nouns of quantization: frozen, validated where they are built, numpy only.
+
+Notation follows ONNX: ``real = scale * (q - zero_point)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+
+__all__ = [
+    "Decision",
+    "Granularity",
+    "Histogram",
+    "IntType",
+    "PerAxis",
+    "PerBlock",
+    "PerTensor",
+    "QParams",
+    "QuantPlan",
+    "Role",
+    "Scheme",
+    "TensorSpec",
+    "TensorStats",
+]
+
+_STORAGE: dict[tuple[int, bool], np.dtype] = {
+    (2, True): np.dtype(ml_dtypes.int2),
+    (2, False): np.dtype(ml_dtypes.uint2),
+    (4, True): np.dtype(ml_dtypes.int4),
+    (4, False): np.dtype(ml_dtypes.uint4),
+    (8, True): np.dtype(np.int8),
+    (8, False): np.dtype(np.uint8),
+    (16, True): np.dtype(np.int16),
+    (16, False): np.dtype(np.uint16),
+    (32, True): np.dtype(np.int32),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IntType:
+    """An integer element type, such as ``IntType(8, signed=False)`` for uint8."""
+
+    bits: int
+    signed: bool
+
+    def __post_init__(self) -> None:
+        if (self.bits, self.signed) not in _STORAGE:
+            raise ValueError(f"no {'signed' if self.signed else 'unsigned'} integer type of {self.bits} bits")
+
+    @classmethod
+    def parse(cls, name: str) -> IntType:
+        """``"uint8"`` -> ``IntType(8, False)``; raises ValueError for anything else."""
+        for bits, signed in _STORAGE:
+            if name == cls(bits, signed).name:
+                return cls(bits, signed)
+        known = ", ".join(cls(*key).name for key in _STORAGE)
+        raise ValueError(f"unknown integer type {name!r}; known: {known}")
+
+    @property
+    def name(self) -> str:
+        return f"{'' if self.signed else 'u'}int{self.bits}"
+
+    @property
+    def qmin(self) -> int:
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def qmax(self) -> int:
+        return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The numpy (or ml_dtypes) type that stores one element; 2 and 4 bits are packed on saving."""
+        return _STORAGE[self.bits, self.signed]
+
+
+@dataclass(frozen=True, slots=True)
+class PerTensor:
+    """One scale for the whole tensor: scale shape ``()``."""
+
+
+@dataclass(frozen=True, slots=True)
+class PerAxis:
+    """One scale per index of ``axis``: ``[A, B]``, axis 0 -> scale ``[A]``."""
+
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class PerBlock:
+    """One scale per ``size`` consecutive elements along ``axis``.
+
+    ``[A, B]``, axis 0, size 32 -> scale ``[ceil(A / 32), B]``: the scale keeps the tensor's rank.
+    """
+
+    axis: int
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"block size must be at least 1, got {self.size}")
+
+
+Granularity = PerTensor | PerAxis | PerBlock
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """How one tensor is to be quantized."""
+
+    dtype: IntType
+    symmetric: bool
+    granularity: Granularity = field(default_factory=PerTensor)
+
+
+@dataclass(frozen=True)
+class QParams:
+    """Scale and zero point of one tensor.
+
+    ``scale`` is float32 and ``zero_point`` has ``spec.dtype``; both have the shape that
+    ``spec.granularity`` asks for. Raises ValueError when they disagree or a scale is not a
+    positive finite number.
+    """
+
+    scale: np.ndarray
+    zero_point: np.ndarray
+    spec: TensorSpec
+
+    def __post_init__(self) -> None:
+        if self.scale.dtype != np.float32:
+            raise ValueError(f"scale must be float32, got {self.scale.dtype}")
+        if self.scale.shape != self.zero_point.shape:
+            raise ValueError(f"scale {self.scale.shape} and zero point {self.zero_point.shape} differ in shape")
+        if self.zero_point.dtype != self.spec.dtype.dtype:
+            raise ValueError(f"zero point must be {self.spec.dtype.name}, got {self.zero_point.dtype}")
+        if isinstance(self.spec.granularity, PerTensor) and self.scale.shape != ():
+            raise ValueError(f"per-tensor scale must have shape (), got {self.scale.shape}")
+        if isinstance(self.spec.granularity, PerAxis) and self.scale.ndim != 1:
+            raise ValueError(f"per-axis scale must have one dimension, got {self.scale.shape}")
+        if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise ValueError("every scale must be a positive finite number")
+
+    @property
+    def real_range(self) -> tuple[float, float]:
+        """The smallest and largest real number that any element can hold."""
+        zero = self.zero_point.astype(np.float64)
+        low = ((self.spec.dtype.qmin - zero) * self.scale).min()
+        high = ((self.spec.dtype.qmax - zero) * self.scale).max()
+        return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts on a grid anchored at zero, so that two histograms merge without any loss.
+
+    Bin ``i`` covers ``[(start + i) * width, (start + i + 1) * width)``; ``width`` is a power of
+    two. ``counts`` is int64, ``[bins]`` or, per channel, ``[channels, bins]``.
+    """
+
+    counts: np.ndarray
+    width: float
+    start: int
+
+    @property
+    def centers(self) -> np.ndarray:
+        """float64 ``[bins]``: the middle of each bin."""
+        return (self.start + np.arange(self.counts.shape[-1]) + 0.5) * self.width
+
+
+@dataclass(frozen=True)
+class TensorStats:
+    """What calibration learned of one float tensor, streamed over all samples.
+
+    ``lo`` and ``hi`` are the exact extrema over every value seen; ``average_lo`` and
+    ``average_hi`` the moving average of the extrema per batch; ``histogram`` may be built from
+    a subsample of the values (``Histogram.counts.sum()`` tells of how many). The per-channel
+    arrays are float64 ``[channels]`` along ``channel_axis``, or None where the tensor has no
+    channel axis of fixed size. ``values`` counts elements, ``batches`` calls.
+    """
+
+    lo: float
+    hi: float
+    average_lo: float
+    average_hi: float
+    values: int
+    batches: int
+    histogram: Histogram
+    channel_axis: int | None = None
+    channel_lo: np.ndarray | None = None
+    channel_hi: np.ndarray | None = None
+    channel_mean: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.lo) and np.isfinite(self.hi) and self.lo <= self.hi):
+            raise ValueError(f"extrema must be finite and ordered, got [{self.lo}, {self.hi}]")
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """What to quantize, as one says it: ``w8a8``, ``w8a16``, ``w4_b32`` (weight-only, blocks of 32).
+
+    ``activation_bits`` is None for weight-only schemes; ``block`` is None for per-channel weights.
+    """
+
+    weight_bits: int
+    activation_bits: int | None
+    block: int | None = None
+
+    @classmethod
+    def parse(cls, name: str) -> Scheme:
+        """Raises ValueError, naming the grammar, if ``name`` is not a scheme."""
+        import re
+
+        match = re.fullmatch(r"w(2|4|8)(?:a(8|16))?(?:_b(\d+))?", name)
+        if not match:
+            raise ValueError(
+                f"unknown precision {name!r}: write w<bits>a<bits> such as w8a8 or w8a16, "
+                "or weight-only w8, w4 or w2 with an optional block size such as w4_b32"
+            )
+        weight, activation, block = match.groups()
+        if activation is None and block is None:
+            block = "32"
+        return cls(int(weight), int(activation) if activation else None, int(block) if block else None)
+
+    def __post_init__(self) -> None:
+        if self.block is not None and (self.block < 16 or self.block & (self.block - 1)):
+            raise ValueError(f"block size must be a power of two of at least 16, got {self.block}")
+
+    @property
+    def name(self) -> str:
+        activation = f"a{self.activation_bits}" if self.activation_bits else ""
+        return f"w{self.weight_bits}{activation}" + (f"_b{self.block}" if self.block else "")
+
+    @property
+    def weight_only(self) -> bool:
+        return self.activation_bits is None
+
+
+Role = Literal["activation", "weight", "bias"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens to one tensor: quantized with ``qparams``, or left float for ``skip_reason``.
+
+    ``consumers`` names the nodes that read the quantized form; the others keep the float tensor.
+    ``rule`` names the rule of the plan that decided.
+    """
+
+    tensor: str
+    role: Role
+    consumers: tuple[str, ...]
+    rule: str
+    qparams: QParams | None = None
+    skip_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.qparams is None) == (self.skip_reason is None):
+            raise ValueError(f"{self.tensor}: a decision has either qparams or a skip reason")
+
+
+@dataclass(frozen=True)
+class QuantPlan:
+    """All decisions for one model, one scheme and one target, in graph order.
+
+    ``weights`` carries float tensors that choosing changed (bias correction, equalization);
+    they replace the initializers of the same name before anything is quantized.
+    ``nodes`` tells for every node of the graph how it is expected to run (``"integer"``,
+    ``"moves data"``, ``"float"``) and why.
+    """
+
+    target: str
+    scheme: Scheme
+    decisions: tuple[Decision, ...]
+    nodes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Decision]:
+        return iter(self.decisions)
+
+    @property
+    def quantized(self) -> tuple[Decision, ...]:
+        return tuple(d for d in self.decisions if d.qparams is not None)
+
+    @property
+    def skipped(self) -> tuple[Decision, ...]:
+        return tuple(d for d in self.decisions if d.qparams is None)

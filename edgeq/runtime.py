@@ -1,0 +1,152 @@
+"""ONNX Runtime sessions: the runtime and the oracle of every stage. Never patched, never subclassed."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+# Telemetry is on by default since ONNX Runtime 1.29; it must be off before the first import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+import onnxruntime as ort
+
+from edgeq.errors import ModelError, ProviderError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgeq.target import Provider
+
+__all__ = ["Optimization", "open_session", "register_plugin", "run_model", "session_options"]
+
+Optimization = Literal["all", "none"]
+
+
+def session_options(
+    *,
+    threads: int = 0,
+    optimization: Optimization = "all",
+    config: Mapping[str, str] | None = None,
+) -> ort.SessionOptions:
+    """Session options that behave the same everywhere.
+
+    ``threads`` 0 means all cores. Idle threads do not spin, so that CPU time is time spent
+    computing. ``optimization="none"`` gives the specification's numerics: no fusion, so a QDQ
+    model computes in float between its Q/DQ pairs.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.graph_optimization_level = (
+        ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        if optimization == "all"
+        else ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+@contextmanager
+def open_session(
+    model: ir.Model | str | os.PathLike[str],
+    options: ort.SessionOptions | None = None,
+    provider: Provider | None = None,
+) -> Iterator[ort.InferenceSession]:
+    """A session for a model in memory or a file, on ``provider`` (default: the CPU).
+
+    A model too large for one protobuf goes through a temporary file with external data.
+
+    Raises:
+        ModelError: ONNX Runtime cannot load the model (unsupported operator, invalid graph).
+        ProviderError: the provider's package is missing or offers no device.
+    """
+    from edgeq import graph
+
+    options = options or session_options()
+    with ExitStack() as stack:
+        payload: str | bytes
+        if isinstance(model, (str, os.PathLike)):
+            payload = os.fspath(model)
+        elif graph.model_size(model) > graph.EXTERNAL_DATA_THRESHOLD:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeq-"))
+            payload = str(Path(folder) / "model.onnx")
+            graph.save_model(model, payload)
+        else:
+            payload = graph.to_bytes(model)
+        if provider is not None and provider.registration == "plugin":
+            devices = register_plugin(provider)
+            options.add_provider_for_devices(devices, dict(provider.options))
+            providers = None
+        elif provider is not None and provider.name != "CPUExecutionProvider":
+            providers = [(provider.name, dict(provider.options)), "CPUExecutionProvider"]
+        else:
+            providers = ["CPUExecutionProvider"]
+        try:
+            session = ort.InferenceSession(payload, options, providers=providers)
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            raise ModelError(
+                f"ONNX Runtime {ort.__version__} cannot load the model: {_reason(error)}",
+                where=os.fspath(model) if isinstance(model, (str, os.PathLike)) else None,
+                remedy="check that every operator of the model exists in this version of ONNX Runtime",
+            ) from None
+        del payload
+        # Without this, a provider that fails while running is silently replaced by the CPU.
+        session.disable_fallback()
+        yield session
+
+
+def register_plugin(provider: Provider) -> list[ort.OrtEpDevice]:
+    """Register a plugin provider's library once, and return its devices.
+
+    Raises:
+        ProviderError: the package is not installed, or offers no device on this machine.
+    """
+    import importlib
+
+    if not any(device.ep_name == provider.name for device in ort.get_ep_devices()):
+        try:
+            plugin = importlib.import_module(provider.module or provider.package.replace("-", "_"))
+            ort.register_execution_provider_library(provider.name, plugin.get_library_path())
+        except ImportError:
+            raise ProviderError(
+                f"{provider.name} needs the package {provider.package}{provider.version}, which is not installed",
+                remedy=f"pip install '{provider.package}{provider.version}'",
+            ) from None
+    devices = [device for device in ort.get_ep_devices() if device.ep_name == provider.name]
+    if not devices:
+        raise ProviderError(
+            f"{provider.name} offers no device on this machine",
+            remedy=f"check the requirements of {provider.package} (operating system, C library, hardware)",
+        )
+    return devices
+
+
+def run_model(
+    model: ir.Model | str | os.PathLike[str],
+    inputs: Mapping[str, np.ndarray],
+    *,
+    outputs: Sequence[str] | None = None,
+    optimization: Optimization = "none",
+    config: Mapping[str, str] | None = None,
+) -> dict[str, np.ndarray]:
+    """Run once on the CPU and return the outputs by name. For many runs, open a session."""
+    with open_session(model, session_options(optimization=optimization, config=config)) as session:
+        names = list(outputs or [output.name for output in session.get_outputs()])
+        try:
+            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        except Exception as error:
+            raise ModelError(f"the model fails while running: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """ONNX Runtime's message without its prefix of error codes, such as ``[ONNXRuntimeError] : 1 : FAIL : ``."""
+    text = str(error).strip() or type(error).__name__
+    return " ".join(re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text).split())[:400]

@@ -1,0 +1,60 @@
+"""What every export route hands over: a float model, and what is known of where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from edgeq.recipe import Preprocess
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+
+__all__ = ["Licence", "Parity", "Source"]
+
+
+@dataclass(frozen=True)
+class Licence:
+    """The licence of a part (``"code"``, ``"weights"``, ``"calibration data"``) and where that is said."""
+
+    part: str
+    licence: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close the exported model is to its source on ``samples`` random or example inputs.
+
+    ``max_abs_error`` and ``max_abs_output`` are over all outputs; ``sqnr_db`` is of the worst output.
+    """
+
+    reference: str
+    samples: int
+    max_abs_error: float
+    max_abs_output: float
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class Source:
+    """A float model and its provenance.
+
+    ``task`` is ``"image-classification"``, ``"feature-extraction"``, ... or None if unknown.
+    ``example_inputs`` are one batch of valid inputs by name. ``provenance`` is what a stranger
+    needs to obtain the same model: route, origin, versions, sha256 of the weights.
+    ``recipe`` names a bundled calibration recipe that suits the model, or is None.
+    """
+
+    name: str
+    model: ir.Model
+    example_inputs: Mapping[str, np.ndarray]
+    provenance: Mapping[str, str]
+    task: str | None = None
+    preprocess: Preprocess | None = None
+    licences: tuple[Licence, ...] = ()
+    parity: Parity | None = None
+    recipe: str | None = None
+    labels: tuple[str, ...] = field(default=())

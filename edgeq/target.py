@@ -1,0 +1,226 @@
+"""Target profiles: what one target can run, as data. Code asks the profile, never for a provider's name.
+
+A profile is a TOML file in ``targets/``. It may inherit from one of ``targets/providers/``; tables
+merge key by key, and ``[[capability]]`` lists are appended. An unknown key is an error.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from edgeq.errors import ConfigError
+from edgeq.resources import data_folder, data_names, data_path
+
+__all__ = [
+    "Activations",
+    "Bias",
+    "Capability",
+    "Fixed",
+    "Graph",
+    "Provider",
+    "TargetProfile",
+    "Verification",
+    "Weights",
+    "load_target",
+    "target_names",
+]
+
+
+class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all tables: immutable, and an unknown key is an error."""
+
+
+class Provider(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The execution provider: which package brings it, and how a session with it is made.
+
+    ``registration`` is ``"builtin"`` or ``"plugin"`` (the package registers a library with ONNX
+    Runtime); ``module`` is what is imported then. ``options`` go to the provider, ``session`` are
+    session configuration entries.
+    """
+
+    name: str
+    package: str
+    version: str
+    registration: Literal["builtin", "plugin"] = "builtin"
+    module: str | None = None
+    options: dict[str, str] = {}
+    session: dict[str, str] = {}
+
+
+class Graph(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The form of the graph: opset, IR version, shapes, and how linear layers are written.
+
+    ``linear`` says in which form a matrix product with a constant weight and a bias fuses:
+    ``"matmul-add"`` (as it comes) or ``"gemm"`` (rank 2, bias inside, reshapes around it).
+    """
+
+    opset: int = 21
+    ir_version: int = 10
+    shapes: Literal["dynamic", "static"] = "dynamic"
+    linear: Literal["matmul-add", "gemm"] = "matmul-add"
+    source: str
+
+
+class Activations(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Integer types of activations by bits, e.g. ``types = {"8" = "uint8"}``."""
+
+    types: dict[str, str]
+    symmetric: bool = False
+    min_range: float = 0.0
+    source: str
+
+
+class Weights(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Integer types of weights by bits; always symmetric unless said otherwise."""
+
+    types: dict[str, str]
+    symmetric: bool = True
+    source: str
+
+
+class Bias(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``int32`` (scale = input scale * weight scale) or ``float`` (left as it is)."""
+
+    mode: Literal["int32", "float"]
+    source: str
+
+
+class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the provider runs in integers.
+
+    ``kind``:
+        ``compute``: heavy operators with a constant weight; they ask for quantized inputs.
+        ``elementwise``: integer kernels worth using between quantized neighbours.
+        ``moves-data``: the operator works on any integers; input and output share one scale.
+        ``weight-only``: a constant weight in blocks, float activations.
+    ``output``: ``required`` (without a Q behind it the operator stays float) or ``optional``.
+    ``weight_axis``: the axis that may have a scale each, or None for per-tensor weights only.
+    ``dynamic_weight``: the second operand may be an activation too.
+    ``max_rank``: the largest rank of the weight.
+    ``weight_bits`` may differ per activation width through several capabilities for one operator.
+    """
+
+    ops: tuple[str, ...]
+    kind: Literal["compute", "elementwise", "moves-data", "weight-only"]
+    activation_bits: tuple[int, ...] = ()
+    weight_bits: tuple[int, ...] = ()
+    weight_axis: int | None = None
+    output: Literal["required", "optional"] = "required"
+    dynamic_weight: bool = False
+    constants: bool = True
+    source: str
+
+
+class Fixed(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The output range that an operator has by definition, whatever calibration saw."""
+
+    op: str
+    lo: float
+    hi: float
+    source: str
+
+
+class Verification(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far this profile can be verified on the machine that makes the package.
+
+    ``latency``: ``here`` (this machine is the target), ``proxy`` (same provider, other processor)
+    or ``none``. ``note`` is printed in every report.
+    """
+
+    latency: Literal["here", "proxy", "none"]
+    machines: tuple[str, ...] = ()
+    note: str
+
+
+class TargetProfile(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
+    """All that edgeq knows of one target. See ``docs/targets.md`` for the meaning of each key."""
+
+    name: str
+    summary: str
+    precisions: tuple[str, ...]
+    provider: Provider
+    graph: Graph
+    activations: Activations
+    weights: Weights
+    bias: Bias
+    absorbs: tuple[str, ...]
+    capability: tuple[Capability, ...]
+    fixed: tuple[Fixed, ...] = ()
+    verification: Verification
+    sources: tuple[str, ...]
+    inherits: str | None = None
+
+    @cached_property
+    def _by_op(self) -> Mapping[str, tuple[Capability, ...]]:
+        table: dict[str, tuple[Capability, ...]] = {}
+        for capability in self.capability:
+            for op in capability.ops:
+                table[op] = (*table.get(op, ()), capability)
+        return table
+
+    def capabilities(self, op: str) -> tuple[Capability, ...]:
+        """All capabilities that name ``op``, in the order of the file."""
+        return self._by_op.get(op, ())
+
+    def fixed_range(self, op: str) -> tuple[float, float] | None:
+        """The fixed output range of ``op``, or None."""
+        return next(((f.lo, f.hi) for f in self.fixed if f.op == op), None)
+
+
+def target_names() -> tuple[str, ...]:
+    """The names of all targets, sorted."""
+    return data_names("targets")
+
+
+def load_target(name: str | Path) -> TargetProfile:
+    """Load a target by name, or from a TOML file.
+
+    Raises:
+        ConfigError: unknown target, unreadable TOML, unknown or missing key, wrong type.
+    """
+    path = Path(name) if str(name).endswith(".toml") else data_path("targets", str(name))
+    table = _read(path)
+    base = table.get("inherits")
+    if base is not None:
+        table = _merge(_read(_base_path(path, str(base))), table)
+    try:
+        return msgspec.convert(table, TargetProfile)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"target profile {path.stem!r} is not valid: {error}",
+            where=str(path),
+            remedy="compare the key with docs/targets.md; a profile may hold no other keys",
+        ) from None
+
+
+def _base_path(path: Path, base: str) -> Path:
+    beside = path.parent / "providers" / f"{base}.toml"
+    return beside if beside.exists() else data_folder("targets") / "providers" / f"{base}.toml"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the target profile: {error.strerror}", where=str(path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the target profile is not valid TOML: {error}", where=str(path)) from None
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Tables merge key by key, lists of tables and sources are appended, everything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        elif key in ("capability", "fixed", "sources"):
+            merged[key] = [*merged.get(key, []), *value]
+        else:
+            merged[key] = value
+    return merged
