@@ -1,0 +1,200 @@
+"""A bundle: the folder that edgeq makes, described by ``manifest.json``.
+
+The manifest holds no times and no absolute paths: same input, same bytes. ``report.json`` and
+``report.html`` lie beside it but are not part of it, since they hold timings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from edgeq.errors import ConfigError, ValidationError
+from edgeq.recipe import Preprocess
+from edgeq.report import PlanRow, Size, decode, encode
+from edgeq.source import Licence, Parity
+from edgeq.target import Provider
+
+__all__ = [
+    "MANIFEST_SCHEMA",
+    "Bundle",
+    "Calibration",
+    "FileEntry",
+    "Manifest",
+    "Samples",
+    "TensorEntry",
+    "file_entry",
+    "read_bundle",
+]
+
+MANIFEST_SCHEMA = 1
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a file must be: its sha256 in hexadecimal and its length."""
+
+    sha256: str
+    bytes: int
+
+
+class TensorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model input or output; a dynamic dimension is its name or None."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+class Samples(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sample tensors: ``.npy`` files by tensor name, ``count`` samples stacked on a new first axis.
+
+    ``outputs`` are the float model's. ``sqnr_db`` is, per output, how close the packaged model
+    came to them when the bundle was made: what a validation must reach again.
+    """
+
+    count: int
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    sqnr_db: dict[str, float]
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the ranges were measured on; ``fingerprint`` is the sha256 of the data, in order."""
+
+    description: str
+    fingerprint: str
+    count: int
+    licence: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything a program needs to load, check and describe the bundle.
+
+    ``files`` (paths with forward slashes, relative to the bundle), ``inputs``, ``outputs``,
+    ``samples`` and ``labels`` are filled in by ``edgeq.package.write_bundle``. ``provider`` holds
+    the execution provider and its options, and the session options the model was made for.
+    """
+
+    schema: int = MANIFEST_SCHEMA
+    edgeq: str
+    name: str
+    target: str
+    precision: str
+    provider: Provider
+    task: str | None = None
+    preprocess: Preprocess | None = None
+    calibration: Calibration | None = None
+    parity: Parity | None = None
+    size: Size | None = None
+    plan: tuple[PlanRow, ...] = ()
+    provenance: dict[str, str] = {}
+    licences: tuple[Licence, ...] = ()
+    versions: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
+    files: dict[str, FileEntry] = {}
+    inputs: tuple[TensorEntry, ...] = ()
+    outputs: tuple[TensorEntry, ...] = ()
+    samples: Samples | None = None
+    labels: str | None = None
+
+    def to_json(self) -> bytes:
+        """UTF-8 JSON with sorted keys; the same bytes for the same manifest."""
+        return encode(self)
+
+    @classmethod
+    def from_json(cls, text: bytes, *, where: str | None = None) -> Manifest:
+        """Raises ConfigError for anything but a manifest of this schema."""
+        return decode(text, cls, MANIFEST_SCHEMA, "manifest", where)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder whose files were found to be what its manifest says."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def model(self) -> Path:
+        return self.path / MODEL
+
+    def file(self, name: str) -> Path:
+        """The path of a file that the manifest lists."""
+        if name not in self.manifest.files:
+            raise ValidationError(f"the manifest lists no file {name!r}", where=str(self.path / MANIFEST))
+        return self.path / name
+
+
+def read_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Open a bundle and verify it: schema, every file's length and sha256, no path that leads outside.
+
+    Raises:
+        ConfigError: not a bundle, or its manifest is malformed or of another schema.
+        ValidationError: a file is missing, changed, a symbolic link, or lies outside the bundle.
+    """
+    path = Path(path)
+    file = path / MANIFEST
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"not an edgeq bundle: cannot read {MANIFEST} ({error.strerror})",
+            where=str(path),
+            remedy="give the folder that `edgeq export` wrote",
+        ) from None
+    manifest = Manifest.from_json(text, where=str(file))
+    named = {MODEL, *([manifest.labels] if manifest.labels else [])}
+    if manifest.samples:
+        named |= {*manifest.samples.inputs.values(), *manifest.samples.outputs.values()}
+    if missing := sorted(named - set(manifest.files)):
+        raise ValidationError(
+            f"the manifest names {', '.join(missing)}, but lists no checksum for it",
+            where=str(file),
+            remedy="make the package again",
+        )
+    for name, entry in sorted(manifest.files.items()):
+        _verify(path, name, entry)
+    return Bundle(path, manifest)
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Length and sha256 of a file, read in pieces."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileEntry(sha256=digest, bytes=path.stat().st_size)
+
+
+def _verify(folder: Path, name: str, entry: FileEntry) -> None:
+    pure = PurePosixPath(name)
+    plain = name == str(pure) and not pure.is_absolute() and "\\" not in name and ":" not in name
+    if not plain or ".." in pure.parts or not pure.parts:
+        raise ValidationError(
+            f"the manifest names {name!r}, which is not a plain path inside the bundle",
+            where=str(folder / MANIFEST),
+            remedy="do not trust this bundle",
+        )
+    file = folder
+    for part in pure.parts:
+        file = file / part
+        if file.is_symlink():
+            raise ValidationError(
+                f"{name!r} is a symbolic link; a bundle holds plain files only",
+                where=str(folder),
+                remedy="do not trust this bundle, or copy it with its links resolved",
+            )
+    if not file.is_file():
+        raise ValidationError(f"{name!r} is missing", where=str(folder), remedy="copy or make the package again")
+    found = file_entry(file)
+    if found != entry:
+        what = (
+            f"has {found.bytes} bytes instead of {entry.bytes}"
+            if found.bytes != entry.bytes
+            else "has another sha256 than the manifest says"
+        )
+        raise ValidationError(f"{name!r} {what}", where=str(folder), remedy="copy or make the package again")
