@@ -86,6 +86,7 @@ def open_session(
             options.add_provider_for_devices(devices, dict(provider.options))
             providers = None
         elif provider is not None and provider.name != "CPUExecutionProvider":
+            _check_builtin(provider)
             providers = [(provider.name, dict(provider.options)), "CPUExecutionProvider"]
         else:
             providers = ["CPUExecutionProvider"]
@@ -101,6 +102,16 @@ def open_session(
         # Without this, a provider that fails while running is silently replaced by the CPU.
         session.disable_fallback()
         yield session
+
+
+def _check_builtin(provider: Provider) -> None:
+    """ONNX Runtime only warns about a provider that its build lacks, and runs everything on the CPU."""
+    if provider.name not in ort.get_available_providers():
+        raise ProviderError(
+            f"this build of ONNX Runtime {ort.__version__} has no {provider.name}; "
+            f"it has {', '.join(ort.get_available_providers())}",
+            remedy=f"install {provider.package}{provider.version} on a machine that supports it",
+        )
 
 
 def register_plugin(provider: Provider) -> list[ort.OrtEpDevice]:

@@ -90,9 +90,8 @@ def read_kernels(model: ir.Model, optimized: Path) -> Kernels:
     for index, node in enumerate(nodes):
         if node.op_type in PLUMBING:
             continue
-        number = owner.get(index)
-        run = None if number is None else graph.node[number]
-        found[index] = None if run is None or number is None else Kernel(run.op_type, kinds[number], heads[number])
+        at = owner.get(index)
+        found[index] = None if at is None else Kernel(graph.node[at].op_type, kinds[at], heads[at])
     ops = [run.op_type for run in graph.node]
     return Kernels(found, ops.count("QuantizeLinear"), ops.count("DequantizeLinear"))
 
