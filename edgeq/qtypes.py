@@ -180,7 +180,9 @@ class TensorStats:
     ``average_hi`` the moving average of the extrema per batch; ``histogram`` may be built from
     a subsample of the values (``Histogram.counts.sum()`` tells of how many). The per-channel
     arrays are float64 ``[channels]`` along ``channel_axis``, or None where the tensor has no
-    channel axis of fixed size. ``values`` counts elements, ``batches`` calls.
+    channel axis of fixed size. ``values`` counts elements, ``batches`` calls. ``masked`` counts
+    the values of magnitude 1e30 or more, as attention masks hold: they widen ``lo`` and ``hi``,
+    but are not in the histogram; a tensor that has any is no candidate for quantization.
     """
 
     lo: float
@@ -194,6 +196,7 @@ class TensorStats:
     channel_lo: np.ndarray | None = None
     channel_hi: np.ndarray | None = None
     channel_mean: np.ndarray | None = None
+    masked: int = 0
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.lo) and np.isfinite(self.hi) and self.lo <= self.hi):
@@ -269,7 +272,8 @@ class QuantPlan:
     """All decisions for one model, one scheme and one target, in graph order.
 
     ``weights`` carries float tensors that choosing changed (bias correction, equalization);
-    they replace the initializers of the same name before anything is quantized.
+    they replace the initializers of the same name before anything is quantized. ``produced`` names
+    the tensors that leave an integer kernel: if one is a model output, it is dequantized for it.
     ``nodes`` tells for every node of the graph how it is expected to run (``"integer"``,
     ``"moves data"``, ``"float"``) and why.
     """
@@ -279,6 +283,7 @@ class QuantPlan:
     decisions: tuple[Decision, ...]
     nodes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+    produced: frozenset[str] = frozenset()
 
     def __iter__(self) -> Iterator[Decision]:
         return iter(self.decisions)
