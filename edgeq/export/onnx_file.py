@@ -166,7 +166,7 @@ def upgrade(model: ir.Model, opset: int) -> ir.Model:
     inputs = [str(value.name) for value in work.graph.inputs]
     for name in weights:
         value = work.graph.initializers.pop(name)
-        value.dtype, value.shape = weights[name].dtype, ir.Shape(weights[name].shape)
+        value.dtype, value.shape = weights[name].dtype, ir.Shape(weights[name].shape.numpy())
         if not value.is_graph_input():
             work.graph.inputs.append(value)
     metadata = dict(work.metadata_props)

@@ -12,7 +12,7 @@ from edgeq.errors import EdgeqError, ExportError
 from edgeq.metrics import sqnr_db
 from edgeq.source import Parity
 
-__all__ = ["Arrays", "Reference", "check_parity", "dynamic_axes", "vary"]
+__all__ = ["Arrays", "Reference", "check_parity", "dynamic_axes", "usable", "vary"]
 
 Arrays = Mapping[str, np.ndarray]
 Reference = Callable[[Arrays], Arrays]
@@ -54,11 +54,11 @@ def check_parity(model: ir.Model, reference: Reference, samples: Sequence[Arrays
                     remedy="export with fixed shapes, or report this model",
                 ) from None
             rows.extend(_compare(name, expected, found[name]) for name in names)
-    ratio, error, magnitude, _, worst = max(rows)
+    ratio, off, magnitude, _, worst = max(rows)
     if not ratio <= 1:
         raise ExportError(
-            f"the exported model does not match its source: output {worst!r} is off by {error:.3g} "
-            f"where values reach {magnitude:.3g} (allowed: {error / ratio:.3g})",
+            f"the exported model does not match its source: output {worst!r} is off by {off:.3g} "
+            f"where values reach {magnitude:.3g} (allowed: {_allowed(off, ratio)})",
             where=f"{len(samples)} samples, reference: {source}",
             remedy="the exporter got an operator wrong: try another version of torch, or change that part of the model",
         )
@@ -94,6 +94,10 @@ def _compare(name: str, expected: Arrays, found: np.ndarray) -> tuple[float, flo
     magnitude = float(np.abs(wanted[finite]).max(initial=0.0))
     allowed = ABSOLUTE_TOLERANCE + tolerance * magnitude
     return error / allowed, error, magnitude, sqnr_db(wanted[finite], found[finite]), name
+
+
+def _allowed(off: float, ratio: float) -> str:
+    return f"{off / ratio:.3g}" if np.isfinite(off) else "finite values only where the source has them"
 
 
 def dynamic_axes(model: ir.Model) -> dict[str, dict[int, str]]:

@@ -22,8 +22,17 @@ _INTERPOLATION: dict[int, Literal["nearest", "bilinear", "bicubic", "lanczos"]] 
     3: "bicubic",
 }
 _PLAIN_PROCESSORS = frozenset(
-    "BeitImageProcessor BitImageProcessor CLIPImageProcessor DeiTImageProcessor MobileNetV1ImageProcessor "
-    "MobileNetV2ImageProcessor PvtImageProcessor SiglipImageProcessor ViTImageProcessor".split()
+    {
+        "BeitImageProcessor",
+        "BitImageProcessor",
+        "CLIPImageProcessor",
+        "DeiTImageProcessor",
+        "MobileNetV1ImageProcessor",
+        "MobileNetV2ImageProcessor",
+        "PvtImageProcessor",
+        "SiglipImageProcessor",
+        "ViTImageProcessor",
+    }
 )
 """Resize, centre crop, rescale, normalize, each as its keys say. Others do more; those below are known."""
 # The same classes under the names of older files.
@@ -148,7 +157,7 @@ def _sizes(kind: str, config: Mapping[str, Any]) -> tuple[int | None, bool, tupl
 def encode_example(preprocess: TextPreprocess, pad_id: int) -> dict[str, np.ndarray]:
     """Token ids, mask and segment ids ``int64[1, max_length]`` of a fixed sentence, padded at the end."""
     try:
-        from tokenizers import Tokenizer
+        from tokenizers import Tokenizer  # type: ignore[import-untyped]
     except ImportError:
         raise ExportError(
             "text models need the package 'tokenizers', which is not installed", remedy="pip install 'edgeq[text]'"

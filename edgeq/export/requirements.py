@@ -11,7 +11,7 @@ from types import ModuleType
 
 from edgeq.errors import ExportError
 
-__all__ = ["file_digest", "need", "version"]
+__all__ = ["exporter_version", "file_digest", "need", "version"]
 
 
 def need(module: str, *, extra: str, purpose: str) -> ModuleType:
@@ -32,6 +32,11 @@ def version(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def exporter_version() -> str:
+    """The name of torch's ONNX exporter, and the versions that decide what it writes."""
+    return f"torch.onnx.export(dynamo=True), torch {version('torch')}, onnxscript {version('onnxscript')}"
 
 
 def file_digest(paths: Iterable[Path]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx_ir as ir
 from onnx_ir.passes.common import (
     ClearMetadataAndDocStringPass,
@@ -12,7 +14,7 @@ from onnx_ir.passes.common import (
 
 from edgeq import graph
 
-__all__ = ["keep_outputs", "tidy"]
+__all__ = ["keep_outputs", "name_dims", "tidy"]
 
 
 def tidy(model: ir.Model) -> ir.Model:
@@ -43,3 +45,29 @@ def keep_outputs(model: ir.Model, names: tuple[str, ...]) -> None:
     model.graph.outputs.clear()
     model.graph.outputs.extend(kept)
     RemoveUnusedNodesPass()(model)
+
+
+def name_dims(model: ir.Model) -> None:
+    """Give torch's symbols (``s77``) names that say something: ``batch`` for a first axis, else ``INPUT_AXIS``."""
+    names: dict[str, str] = {}
+    for value in model.graph.inputs:
+        for axis, dim in enumerate(value.shape or ()):
+            symbol = dim.value if isinstance(dim, ir.SymbolicDim) else None
+            if symbol is not None and _SYMBOL.fullmatch(symbol) and symbol not in names:
+                first = axis == 0 and "batch" not in names.values()
+                names[symbol] = "batch" if first else f"{value.name}_{axis}"
+    if not names:
+        return
+    values = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
+    for value in values:
+        if value.shape is not None:
+            value.shape = ir.Shape([_renamed(dim, names) for dim in value.shape])
+
+
+_SYMBOL = re.compile(r"s\d+")
+
+
+def _renamed(dim: int | ir.SymbolicDim, names: dict[str, str]) -> int | str | None:
+    if isinstance(dim, int) or dim.value is None:
+        return dim if isinstance(dim, int) else None
+    return re.sub(r"\bs\d+\b", lambda match: names.get(match[0], match[0]), dim.value)
