@@ -32,7 +32,7 @@ def load_labels(path: str | os.PathLike[str], files: Sequence[str | os.PathLike[
     try:
         text = path.read_text(encoding="utf-8")
         table = _from_json(json.loads(text)) if path.suffix == ".json" else _from_csv(text)
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise CalibrationError(
             f"the labels cannot be read: {type(error).__name__}: {error}",
             where=str(path),
@@ -55,8 +55,8 @@ def _from_json(value: object) -> dict[str, tuple[int, ...]]:
         raise TypeError("expected a list or an object")
     table = {}
     for entry in value:
-        ids = next(entry[key] for key in ("imagenet_ids", "ids", "labels", "label", "id") if key in entry)
-        table[Path(entry["file"]).name] = _ids(ids)
+        key = next(key for key in ("imagenet_ids", "ids", "label", "file") if key in entry)
+        table[Path(entry["file"]).name] = _ids(entry[key])
     return table
 
 
@@ -76,7 +76,7 @@ def _from_folders(names: Sequence[Path]) -> tuple[tuple[int, ...], ...]:
 
 def _ids(value: object) -> tuple[int, ...]:
     values = value if isinstance(value, list) else [value]
-    ids = tuple(int(item) for item in values)
+    ids = tuple(int(str(item)) for item in values)
     if not ids or min(ids) < 0:
         raise ValueError(f"{value!r} is no class id")
     return ids
