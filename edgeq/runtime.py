@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from edgeq.target import Provider
 
-__all__ = ["Optimization", "open_session", "register_plugin", "run_model", "session_options"]
+__all__ = ["Optimization", "check_available", "open_session", "register_plugin", "run_model", "session_options"]
 
 Optimization = Literal["all", "none"]
 
@@ -66,7 +66,7 @@ def open_session(
 
     Raises:
         ModelError: ONNX Runtime cannot load the model (unsupported operator, invalid graph).
-        ProviderError: the provider's package is missing or offers no device.
+        ProviderError: the provider's package is missing, offers no device, or refuses its options.
     """
     from edgeq import graph
 
@@ -86,7 +86,7 @@ def open_session(
             options.add_provider_for_devices(devices, dict(provider.options))
             providers = None
         elif provider is not None and provider.name != "CPUExecutionProvider":
-            _check_builtin(provider)
+            check_available(provider)
             providers = [(provider.name, dict(provider.options)), "CPUExecutionProvider"]
         else:
             providers = ["CPUExecutionProvider"]
@@ -99,14 +99,25 @@ def open_session(
                 remedy="check that every operator of the model exists in this version of ONNX Runtime",
             ) from None
         del payload
+        if provider is not None and provider.name not in session.get_providers():
+            raise ProviderError(
+                f"{provider.name} could not be started with the options {dict(provider.options)}, "
+                "so ONNX Runtime replaced it by the CPU",
+                remedy="check the provider's options, such as the model of the chip",
+            )
         # Without this, a provider that fails while running is silently replaced by the CPU.
         session.disable_fallback()
         yield session
 
 
-def _check_builtin(provider: Provider) -> None:
-    """ONNX Runtime only warns about a provider that its build lacks, and runs everything on the CPU."""
-    if provider.name not in ort.get_available_providers():
+def check_available(provider: Provider) -> None:
+    """Raise ProviderError if ``provider`` cannot run here.
+
+    ONNX Runtime itself only warns about a provider that its build lacks, and runs everything on the CPU.
+    """
+    if provider.registration == "plugin":
+        register_plugin(provider)
+    elif provider.name not in ort.get_available_providers():
         raise ProviderError(
             f"this build of ONNX Runtime {ort.__version__} has no {provider.name}; "
             f"it has {', '.join(ort.get_available_providers())}",

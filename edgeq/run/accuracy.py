@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from edgeq.errors import CalibrationError, ConfigError, ModelError
-from edgeq.metrics import cosine, recall_at_1, top_k_accuracy, top_k_agreement
+from edgeq.metrics import recall_at_1, top_k_accuracy, top_k_agreement
 from edgeq.progress import Progress, Silent, track
-from edgeq.report import Metric, bounded_db
+from edgeq.report import Metric
+from edgeq.run.closeness import Closeness
 from edgeq.runtime import Optimization, open_session, session_options
 
 if TYPE_CHECKING:
@@ -46,36 +47,6 @@ class Evaluation:
     sample_inputs: tuple[dict[str, np.ndarray], ...] = ()
     reference_outputs: tuple[dict[str, np.ndarray], ...] = ()
     sqnr_db: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class _Error:
-    """Sums over all samples of one output."""
-
-    signal: float = 0.0
-    noise: float = 0.0
-    cosines: float = 0.0
-    rows: int = 0
-
-    def add(self, reference: np.ndarray, output: np.ndarray) -> None:
-        reference = reference.astype(np.float64)
-        self.signal += float(np.square(reference).sum())
-        self.noise += float(np.square(reference - output).sum())
-        self.rows += len(reference) if reference.ndim else 1
-        likeness = cosine(np.atleast_1d(reference), np.atleast_1d(output)) if np.isfinite(output).all() else 0.0
-        self.cosines += likeness * (len(reference) if reference.ndim else 1)
-
-    @property
-    def sqnr_db(self) -> float:
-        if not np.isfinite(self.noise):
-            return bounded_db(-np.inf)
-        if self.noise == 0:
-            return bounded_db(np.inf)
-        return bounded_db(10 * np.log10(self.signal / self.noise)) if self.signal > 0 else bounded_db(-np.inf)
-
-    @property
-    def cosine(self) -> float:
-        return self.cosines / max(self.rows, 1)
 
 
 def metric_drop(metric: Metric) -> float:
@@ -149,10 +120,10 @@ def evaluate(
         CalibrationError: no data, or another number of labels than samples.
         ModelError: a model does not load or run.
     """
-    errors: dict[str, _Error] = {}
+    errors: dict[str, Closeness] = {}
     samples = _Samples(keep)
     classes: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    pooled = _Error()
+    pooled = Closeness()
     with (
         predictor(float_model, threads=threads) as reference_run,
         predictor(quantized, provider=provider, optimization=optimization, threads=threads) as quantized_run,
@@ -160,7 +131,7 @@ def evaluate(
         for batch in track(feed, progress or Silent(), "measuring accuracy"):
             reference, output = reference_run(batch), quantized_run(batch)
             for name in reference:
-                errors.setdefault(name, _Error()).add(reference[name], output[name])
+                errors.setdefault(name, Closeness()).add(reference[name], output[name])
             samples.add(batch, reference, output)
             if logits := _logits(reference, task, labels is not None):
                 classes[0].append(reference[logits])
@@ -198,7 +169,7 @@ def evaluate_pairs(
     ``queries`` and ``documents`` are tokenized batches with ``attention_mask``; arguments and errors
     are otherwise those of ``evaluate``.
     """
-    pooled, samples = _Error(), _Samples(keep)
+    pooled, samples = Closeness(), _Samples(keep)
     sides: list[tuple[np.ndarray, np.ndarray]] = []
     with (
         predictor(float_model, threads=threads) as reference_run,
@@ -280,7 +251,7 @@ class _Samples:
         self.keep = keep
         self.inputs: list[dict[str, np.ndarray]] = []
         self.outputs: list[dict[str, np.ndarray]] = []
-        self.errors: dict[str, _Error] = {}
+        self.errors: dict[str, Closeness] = {}
 
     def add(
         self, batch: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], output: Mapping[str, np.ndarray]
@@ -289,7 +260,7 @@ class _Samples:
             self.inputs.append(dict(batch))
             self.outputs.append(dict(reference))
             for name in reference:
-                self.errors.setdefault(name, _Error()).add(reference[name], output[name])
+                self.errors.setdefault(name, Closeness()).add(reference[name], output[name])
 
     def results(self) -> tuple[tuple[dict[str, np.ndarray], ...], tuple[dict[str, np.ndarray], ...], dict[str, float]]:
         errors = {name: round(error.sqnr_db, 3) for name, error in self.errors.items()}
@@ -341,7 +312,7 @@ def _class_metrics(
     return sorted(metrics, key=lambda metric: "accuracy" not in metric.name)
 
 
-def _all_closeness(errors: Mapping[str, _Error], source: str) -> list[Metric]:
+def _all_closeness(errors: Mapping[str, Closeness], source: str) -> list[Metric]:
     if len(errors) == 1:
         return _closeness("", next(iter(errors.values())), source)
     worst = min(errors.values(), key=lambda error: error.sqnr_db)
@@ -349,7 +320,7 @@ def _all_closeness(errors: Mapping[str, _Error], source: str) -> list[Metric]:
     return [*_closeness("worst output's ", worst, source), *each]
 
 
-def _closeness(prefix: str, error: _Error, source: str) -> list[Metric]:
+def _closeness(prefix: str, error: Closeness, source: str) -> list[Metric]:
     if not error.rows:
         return []
     return [

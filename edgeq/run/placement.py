@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgeq import graph
+from edgeq.errors import ProviderError
 from edgeq.report import Finding, NodePlacement
 from edgeq.run.kernels import PLUMBING, label_nodes, labelled, read_kernels
 from edgeq.run.reasons import HOT, dequantized_inputs, why_float
-from edgeq.run.refusals import read_refusals
+from edgeq.run.refusals import Refusals, read_refusals
 from edgeq.runtime import open_session, session_options
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def read_placement(
 
     Raises:
         ModelError: the model does not load.
-        ProviderError: the provider is not available on this machine.
+        ProviderError: the provider is not available on this machine, or took no node at all.
     """
     import onnx_ir as ir
 
@@ -116,14 +117,20 @@ def _on_accelerator(
         }
     wanted = {index: node for index, node in enumerate(model.graph) if node.op_type not in PLUMBING}
     refused = any(where.get(index, provider.name) != provider.name for index in wanted)
-    refusals = read_refusals(copy, provider) if refused else {}
+    refusals = read_refusals(copy, provider) if refused else Refusals({})
+    if wanted and provider.name not in where.values():
+        reason = refusals.whole or next(iter(refusals.nodes.values()), "it gave no reason")
+        raise ProviderError(
+            f"{provider.name} took none of the model's {len(wanted)} nodes: {reason}",
+            remedy="check the provider's options, such as the model of the chip, and that all shapes are static",
+        )
     placed = []
     for index, node in wanted.items():
         place = partial(NodePlacement, node=str(node.name), op_type=node.op_type, runs_as=node.op_type)
         if index not in where:
             placed.append(place(provider=provider.name, kind="fused", why="optimized away while loading"))
         elif where[index] != provider.name:
-            why = refusals.get(index, "refused by the provider, which gave no reason")
+            why = refusals.nodes.get(index, "refused by the provider, which gave no reason")
             placed.append(place(provider=where[index], kind="float", why=why))
         elif dequantized_inputs(node):
             placed.append(place(provider=provider.name, kind="integer"))

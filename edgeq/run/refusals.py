@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from edgeq.run.kernels import PLUMBING, labelled
 if TYPE_CHECKING:
     from edgeq.target import Provider
 
-__all__ = ["parse_refusals", "read_refusals"]
+__all__ = ["Refusals", "parse_refusals", "read_refusals"]
 
 _TIMEOUT_S = 300
 _UNIT = re.compile(r"Validation FAILED for \d+ nodes in .*?\n((?:\s*Operator type: .*\n)+)\s*REASON : (.*)")
@@ -25,8 +26,21 @@ _OPERATION = re.compile(r"Qnn_OpConfig node name: (\S+) .*QNN_op_type: (\S+) .*\
 _INVALID = re.compile(r"backendValidateOpConfig\(\) failed for node `(\S+)` of type `(\S+)` with error code (\d+)")
 
 
-def read_refusals(model: Path, provider: Provider) -> dict[int, str]:
-    """Reasons by node index for a file whose nodes carry labels; empty if the log tells nothing."""
+_WHOLE = re.compile(
+    r"GetCapability\(\) for \S+ failed with error: (?:\[ONNXRuntimeError\] : \d+ : \w+ : )?([^\n\x1b]*)"
+)
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """Reasons by node index, and why the provider took nothing at all, if it said so."""
+
+    nodes: dict[int, str]
+    whole: str | None = None
+
+
+def read_refusals(model: Path, provider: Provider) -> Refusals:
+    """Reasons for a file whose nodes carry labels; empty if the log tells nothing."""
     job = msgspec.json.encode({"model": str(model), "provider": msgspec.to_builtins(provider)})
     environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
     try:
@@ -40,12 +54,12 @@ def read_refusals(model: Path, provider: Provider) -> dict[int, str]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return {}
+        return Refusals({})
     return parse_refusals(child.stderr.decode(errors="replace"))
 
 
-def parse_refusals(log: str) -> dict[int, str]:
-    """Reasons by node index from QNN's verbose log, in its own words plus the types that it was offered."""
+def parse_refusals(log: str) -> Refusals:
+    """Reasons from QNN's verbose log, in its own words plus the types that it was offered."""
     offered: dict[str, str] = {}
     for name, op, tensors in _OPERATION.findall(log):
         types = re.findall(r"(node_outputs)|dataType=QNN_DATATYPE_(\w+)", tensors)
@@ -68,7 +82,8 @@ def parse_refusals(log: str) -> dict[int, str]:
                 reasons[index] = f"the provider does not support {operation} (its error {code})"
             else:
                 reasons[index] = f"refused by the provider: {reason.strip().rstrip('.')}"
-    return reasons
+    whole = _WHOLE.search(log)
+    return Refusals(reasons, whole.group(1).strip() if whole else None)
 
 
 def _main() -> None:
