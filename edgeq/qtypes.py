@@ -177,7 +177,7 @@ class TensorStats:
     """What calibration learned of one float tensor, streamed over all samples.
 
     ``lo`` and ``hi`` are the exact extrema over every value seen; ``average_lo`` and
-    ``average_hi`` the moving average of the extrema per batch; ``histogram`` may be built from
+    ``average_hi`` the means of the extrema per batch; ``histogram`` may be built from
     a subsample of the values (``Histogram.counts.sum()`` tells of how many). The per-channel
     arrays are float64 ``[channels]`` along ``channel_axis``, or None where the tensor has no
     channel axis of fixed size. ``values`` counts elements, ``batches`` calls. ``masked`` counts

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ __all__ = ["ArrayFileStore", "open_array_files"]
 
 _MOST_UNPACKED = 16 << 30
 """Bytes that one ``.npz`` may unpack to on disk; beyond that it is a mistake or an attack."""
+
+_ZIP_ERRORS = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 _Rows = tuple[Path, "int | None"]
 """A file and the row in it; None: the file is one item as a whole."""
@@ -56,13 +59,10 @@ class ArrayFileStore:
 
     def __init__(self, rows: Sequence[_Rows], inputs: Sequence[TensorInfo]) -> None:
         self._rows = tuple(rows)
+        self.names = tuple(str(file) if row is None else f"{file}[{row}]" for file, row in rows)
         self._inputs = tuple(inputs)
         self._add_axis = has_batch_axis(inputs)
         self._open: tuple[Path, dict[str, np.ndarray], tempfile.TemporaryDirectory[str] | None] | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(str(file) if row in (None, 0) else f"{file}[{row}]" for file, row in self._rows)
 
     def digest(self, row: int) -> bytes:
         digest = hashlib.sha256()
@@ -90,13 +90,20 @@ class ArrayFileStore:
                 self._open = (file, {self._inputs[0].name: _load(file)}, None)
             else:
                 folder = tempfile.TemporaryDirectory(prefix="edgeq-")
-                with zipfile.ZipFile(file) as archive:
-                    for number, info in enumerate(self._inputs):
-                        with archive.open(f"{info.name}.npy") as source, _member(folder, number).open("wb") as target:
-                            shutil.copyfileobj(source, target)
+                _unpack(file, [info.name for info in self._inputs], folder)
                 arrays = {info.name: _load(_member(folder, number)) for number, info in enumerate(self._inputs)}
                 self._open = (file, arrays, folder)
         return self._open[1]
+
+
+def _unpack(file: Path, names: Sequence[str], folder: tempfile.TemporaryDirectory[str]) -> None:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for number, name in enumerate(names):
+                with archive.open(f"{name}.npy") as source, _member(folder, number).open("wb") as target:
+                    shutil.copyfileobj(source, target)
+    except _ZIP_ERRORS as error:
+        raise _unreadable(file, error) from None
 
 
 def _member(folder: tempfile.TemporaryDirectory[str], number: int) -> Path:
@@ -106,7 +113,7 @@ def _member(folder: tempfile.TemporaryDirectory[str], number: int) -> Path:
 
 def _load(file: Path) -> np.ndarray:
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(file, mode="r")  # refuses objects, so there is no pickle to load
     except (OSError, ValueError, EOFError) as error:
         raise _unreadable(file, error) from None
 
@@ -144,7 +151,7 @@ def _shapes(file: Path, inputs: Sequence[TensorInfo]) -> dict[str, tuple[int, ..
                     )
                     shapes[member.removesuffix(".npy")] = reader(stream)[0]
             return shapes
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _ZIP_ERRORS as error:
         raise _unreadable(file, error) from None
 
 

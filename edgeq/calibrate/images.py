@@ -62,7 +62,9 @@ class ImageStore:
 
     def __init__(self, files: Sequence[Path], preprocess: ImagePreprocess, inputs: Sequence[TensorInfo]) -> None:
         self._files = tuple(files)
+        self.names = tuple(str(file) for file in files)
         self._preprocess = preprocess
+        self.settings = msgspec.json.encode(preprocess).decode()
         self._mean, self._std = _channels(preprocess)
         self._input = _image_input(inputs, preprocess)
         self._integers = self._input.dtype.kind in "iu"
@@ -71,14 +73,6 @@ class ImageStore:
                 f"the model takes integer pixels ({self._input.describe()}), so they cannot be normalized",
                 remedy="use mean = [0, 0, 0] and std = [1, 1, 1] in the recipe",
             )
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(str(file) for file in self._files)
-
-    @property
-    def settings(self) -> str:
-        return msgspec.json.encode(self._preprocess).decode()
 
     def digest(self, row: int) -> bytes:
         return hashlib.sha256(_read(self._files[row])).digest()

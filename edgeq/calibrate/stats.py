@@ -72,19 +72,17 @@ class Accumulator:
         if array.dtype not in (np.float32, np.float64):
             array = array.astype(np.float32)
         array = np.ascontiguousarray(array)
-        flat = array.reshape(-1)
-        # Both reductions pass NaN on, so no separate search for it is needed.
-        lo, hi = float(np.minimum.reduce(flat)), float(np.maximum.reduce(flat))
+        # The reductions pass NaN on, so no separate search for it is needed.
+        lo, hi, channels = _fold(array, self.channel_axis)
         if math.isnan(lo) or hi == math.inf:
             raise ValueError("NaN" if math.isnan(lo) else "+infinity")
         if lo == -math.inf:
             array = np.maximum(array, np.finfo(np.float32).min)
-            flat = array.reshape(-1)
-            lo, hi = float(flat.min()), float(flat.max())
-        channels = None if self.channel_axis is None else _fold_channels(array, self.channel_axis)
+            lo, hi, channels = _fold(array, self.channel_axis)
         if channels is not None and self.channel_lo is not None and channels[0].shape != self.channel_lo.shape:
             raise ValueError(f"{len(channels[0])} channels after {len(self.channel_lo)}")
 
+        flat = array.reshape(-1)
         sample = flat[_offset(flat.size, self.cap, index) :: sample_stride(flat.size, self.cap)]
         near_lo, near_hi, masked = lo, hi, 0
         if lo <= -MASK_MAGNITUDE or hi >= MASK_MAGNITUDE:
@@ -226,13 +224,18 @@ def _halve(counts: np.ndarray) -> np.ndarray:
     return wider
 
 
-def _fold_channels(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Least value, largest value and sum along every other axis, float64 ``[channels]``."""
+def _fold(array: np.ndarray, axis: int | None) -> tuple[float, float, tuple[np.ndarray, ...] | None]:
+    """The extrema and, with an ``axis``, the least value, largest value and sum of each channel, float64."""
+    if axis is None:
+        flat = array.reshape(-1)
+        return float(np.minimum.reduce(flat)), float(np.maximum.reduce(flat)), None
     if not -array.ndim <= axis < array.ndim:
         raise ValueError(f"no axis {axis} in shape {list(array.shape)}")
     axis %= array.ndim
-    # [outer, channels, inner]: reductions over a contiguous inner axis are the ones numpy vectorizes.
+    # [outer, channels, inner]: numpy vectorizes reductions over a contiguous inner axis, and sums
+    # along it pairwise; only where there is none must a float32 sum be kept in float64.
     view = array.reshape(math.prod(array.shape[:axis]), array.shape[axis], math.prod(array.shape[axis + 1 :]))
-    lo, hi = np.minimum.reduce(view, axis=(0, 2)), np.maximum.reduce(view, axis=(0, 2))
-    total = np.add.reduce(view, axis=(0, 2), dtype=np.float64)
-    return lo.astype(np.float64), hi.astype(np.float64), total
+    inner = view.shape[2] > 1
+    lows, highs, sums = (f.reduce(view, axis=2) if inner else view[:, :, 0] for f in (np.minimum, np.maximum, np.add))
+    lo, hi, total = lows.min(axis=0), highs.max(axis=0), sums.sum(axis=0, dtype=np.float64)
+    return float(lo.min()), float(hi.max()), (lo.astype(np.float64), hi.astype(np.float64), total)

@@ -76,7 +76,7 @@ class TextStore:
     ) -> None:
         self._inputs = tuple(inputs)
         self._texts = read_texts(path, field)
-        self._path = path
+        self.names = tuple(f"{path}, line {number}" for number, _ in self._texts)
         self._tokenizer, self._tokenizer_hash = _load_tokenizer(base / preprocess.tokenizer)
         known = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
         strange = [info.describe() for info in inputs if info.name not in known]
@@ -86,15 +86,7 @@ class TextStore:
                 where=str(path),
                 remedy="give arrays: .npz files, or a Python iterable of dicts",
             )
-        self._settings = self._set_lengths(preprocess)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(f"{self._path}, line {number}" for number, _ in self._texts)
-
-    @property
-    def settings(self) -> str:
-        return self._settings
+        self.settings = self._set_lengths(preprocess)
 
     def digest(self, row: int) -> bytes:
         return hashlib.sha256(self._texts[row][1].encode("utf-8", "surrogatepass")).digest()
