@@ -56,16 +56,21 @@ def fix_shapes(
     return modified
 
 
-def fit_inputs(model: ir.Model, example_inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The examples in the shape that the inputs have now: repeated or cut along each fixed axis."""
+def fit_inputs(model: ir.Model, example_inputs: Mapping[str, np.ndarray], longer: int = 0) -> dict[str, np.ndarray]:
+    """The examples in the shape that the inputs have now: repeated or cut along each fixed axis.
+
+    Along a dynamic axis they keep their size, plus ``longer``.
+    """
     fitted = dict(example_inputs)
     for value in real_inputs(model):
         array = fitted.get(str(value.name))
         if array is None or value.shape is None or array.ndim != len(value.shape):
             continue
         for axis, dim in enumerate(value.shape):
-            if isinstance(dim, int) and array.shape[axis] not in (dim, 0):
-                array = np.take(array, np.arange(dim) % array.shape[axis], axis=axis)
+            size = array.shape[axis]
+            wanted = dim if isinstance(dim, int) else size + longer
+            if size not in (wanted, 0):
+                array = np.take(array, np.arange(wanted) % size, axis=axis)
         fitted[str(value.name)] = array
     return fitted
 

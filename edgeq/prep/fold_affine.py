@@ -24,7 +24,10 @@ class Affine:
 
 
 class FoldAffine(NodePass):
-    """After Conv, ConvTranspose and Gemm. MatMul with Add stays: the target decides on its form."""
+    """After Conv, ConvTranspose, Gemm, MatMul, and MatMul with the Add of its bias.
+
+    That Add stays: the target decides on the form of a linear layer.
+    """
 
     name = "fold affine"
     effect = "reorders"
@@ -35,20 +38,20 @@ class FoldAffine(NodePass):
             layer = layer_before(value)
             if layer is None:
                 continue
-            affine = affine_of(node, layer.channels, layer.rank)
+            affine = affine_of(node, layer.channels, layer.rank, layer.axis)
             if affine is None or affine.source is not value:
                 return False
             return scale_layer(layer, affine.scale, affine.offset) and bypass(node, value)
         return False
 
 
-def affine_of(node: ir.Node, channels: int, rank: int) -> Affine | None:
-    """What a Mul, Add, Sub or Div with one constant operand computes, channels on axis 1."""
+def affine_of(node: ir.Node, channels: int, rank: int, axis: int) -> Affine | None:
+    """What a Mul, Add, Sub or Div with one constant operand computes per channel, channels on ``axis`` of ``rank``."""
     for side in (1, 0):
         array, source = constant_array(node.inputs[side]), node.inputs[1 - side]
         if array is None or source is None or array.dtype.kind != "f":
             continue
-        vector = channel_vector(array, channels, rank, 1)
+        vector = channel_vector(array, channels, rank, axis)
         if vector is None:
             return None
         ones, zeros = np.ones(channels), np.zeros(channels)

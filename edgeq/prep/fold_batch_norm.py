@@ -10,7 +10,7 @@ import onnx_ir as ir
 from edgeq.graph import constant_array
 from edgeq.prep.absorb import layer_before, scale_layer
 from edgeq.prep.fold_affine import affine_of
-from edgeq.prep.rewrite import NodePass, bypass, change_constant, is_node, sole_consumer
+from edgeq.prep.rewrite import NodePass, bypass, change_constant, is_node, same_dims, sole_consumer
 
 __all__ = ["FoldBatchNorm"]
 
@@ -28,20 +28,24 @@ class FoldBatchNorm(NodePass):
     ops = frozenset({"BatchNormalization"})
 
     def rewrite(self, node: ir.Node) -> bool:
-        if node.attributes.get_int("training_mode", 0) or any(output.uses() for output in node.outputs[1:]):
+        used = any(output.uses() or output.is_graph_output() for output in node.outputs[1:])
+        if used or node.attributes.get_int("training_mode", 0) != 0:
             return False
         arrays = [constant_array(value) for value in node.inputs[1:5]]
         if any(array is None for array in arrays):
             return False
         gamma, beta, mean, variance = (cast(np.ndarray, array).astype(np.float64) for array in arrays)
-        scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
         offset = beta - mean * scale
+        if not (np.isfinite(scale).all() and np.isfinite(offset).all()):
+            return False
         layer = layer_before(node.inputs[0])
         if layer is not None:
             return (
-                layer.channels == len(scale)
+                (layer.channels, layer.axis) == (len(scale), 1)
                 and scale_layer(layer, scale, offset)
-                and bypass(node, layer.node.outputs[0])
+                and bypass(node, node.inputs[0])
             )
         return _absorb_affine(node, gamma, offset, scale)
 
@@ -54,8 +58,9 @@ def _absorb_affine(node: ir.Node, gamma: np.ndarray, offset: np.ndarray, scale: 
         return False
     if sole_consumer(value) is not node or value.shape is None:
         return False
-    affine = affine_of(before, len(scale), len(value.shape))
-    if affine is None:
+    affine = affine_of(before, len(scale), len(value.shape), 1)
+    # An operand that the constant broadcast has fewer channels than the normalization.
+    if affine is None or not same_dims(affine.source, value):
         return False
     dtype = cast(np.ndarray, constant_array(node.inputs[1])).dtype
     change_constant(node, 1, (gamma * affine.scale).astype(dtype))

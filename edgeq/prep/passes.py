@@ -7,6 +7,7 @@ constant, which makes the next shape known.
 from __future__ import annotations
 
 from edgeq.prep.clear_metadata import ClearMetadata
+from edgeq.prep.fix_reshapes import FixReshapes
 from edgeq.prep.fold_affine import FoldAffine
 from edgeq.prep.fold_batch_norm import FoldBatchNorm
 from edgeq.prep.fold_constants import FoldConstants
@@ -18,6 +19,7 @@ from edgeq.prep.inline_functions import InlineFunctions
 from edgeq.prep.lift_constants import LiftConstants
 from edgeq.prep.merge_clips import MergeClips
 from edgeq.prep.merge_duplicates import MergeDuplicates
+from edgeq.prep.merge_slices import MergeSlices
 from edgeq.prep.merge_views import MergeViews
 from edgeq.prep.remove_no_ops import RemoveNoOps
 from edgeq.prep.remove_unused import RemoveUnused
@@ -36,9 +38,11 @@ PREP_PASSES: tuple[PrepPass, ...] = (
     ResolveCasts(),
     FoldShapes(),
     FoldConstants(),
+    FixReshapes(),
     RemoveNoOps(),
     MergeDuplicates(),
     MergeViews(),
+    MergeSlices(),
     MergeClips(),
     FoldPads(),
     FoldBatchNorm(),

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from edgeq.errors import ModelError
 from edgeq.graph import model_size, name_nodes
-from edgeq.prep.fix_shapes import check_static, fit_inputs, fix_shapes
+from edgeq.prep.fix_shapes import check_static, fix_shapes
 from edgeq.prep.passes import PREP_PASSES
 from edgeq.prep.proof import Difference, Proof
 from edgeq.prep.rewrite import PrepPass
@@ -80,7 +80,7 @@ def prepare(
     name_nodes(fixed)
     changed = fix_shapes(fixed, static=static, fixed_dims=fixed_dims or {}, example_inputs=example_inputs)
     first = PrepStep("fix shapes", changed, 0, None, None)
-    proof = Proof(model, fit_inputs(fixed, example_inputs)) if prove else None
+    proof = Proof(model, fixed, example_inputs) if prove else None
     each = proof is not None and model_size(model) <= PROVE_EACH_BYTES
     work, steps = _run_passes(fixed.clone(), PREP_PASSES, proof if each else None, progress or Silent())
     if proof is not None and not each:

@@ -27,6 +27,7 @@ __all__ = [
     "opset",
     "register_initializer",
     "replace",
+    "same_dims",
     "same_shape",
     "sole_consumer",
     "static_shape",
@@ -108,6 +109,14 @@ def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
     if value is None or value.shape is None or not value.shape.is_static():
         return None
     return tuple(int(dim) for dim in value.shape if isinstance(dim, int))
+
+
+def same_dims(a: ir.Value | None, b: ir.Value | None) -> bool:
+    """True if both shapes are known and equal, dimension by dimension, by number or by name."""
+    if a is None or b is None or a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
+        return False
+    pairs = zip(a.shape, b.shape, strict=True)
+    return all(x == y and (isinstance(x, int) or x.value is not None) for x, y in pairs)
 
 
 def same_shape(a: ir.Value | None, b: ir.Value | None) -> bool:
