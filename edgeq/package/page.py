@@ -58,7 +58,7 @@ def number(value: float | None, unit: str = "") -> str:
         digits = max(0, 2 - math.floor(math.log10(abs(value))))
         text = f"{value:.{min(digits, 6)}f}"
         text = text.rstrip("0").rstrip(".") if digits > 2 else text
-    return f"{text} {unit}".rstrip()
+    return f"{text}\N{NO-BREAK SPACE}{unit}" if unit else text
 
 
 def change(metric: Metric) -> str:
@@ -181,7 +181,7 @@ def _bars(report: Report) -> list[dict[str, Any]]:
         if theirs:
             rows.append(("float", theirs.p50_ms, f"{number(theirs.p50_ms, 'ms')} (p90 {number(theirs.p90_ms)})"))
         threads = "1 thread" if ours.threads == 1 else f"{ours.threads} threads"
-        note = f"median of {ours.runs} runs, {threads}, {ours.provider}"
+        note = f"median of {ours.runs} runs, {threads}"
         charts.append(_chart("Latency", note, rows))
     if size:
         rows = [
@@ -210,19 +210,22 @@ def _chart(title: str, note: str, rows: Sequence[tuple[str, float, str]]) -> dic
 
 
 def _worst(blame: Sequence[TensorError]) -> list[dict[str, Any]]:
-    """The worst tensors; a bar is long where the error is large (from the ceiling down to its dB)."""
+    """The worst tensors, their error as amplitude in percent of the signal; the bar's solid part is the node's own."""
     shown = [error for error in blame if error.sqnr_db < _CEILING_DB][:_WORST]
-    if not shown:
-        return []
-    lowest = min(0.0, shown[0].sqnr_db)
-    return [
-        {
-            "error": error,
-            "percent": round(100 * (error.sqnr_db - lowest) / (_CEILING_DB - lowest), 2),
-            "tone": "bad" if error.sqnr_db < 10 else "warn" if error.sqnr_db < 20 else "good",
-        }
-        for error in shown
-    ]
+    errors = [100 * 10 ** (-error.sqnr_db / 20) for error in shown]
+    longest = min(max(errors, default=0.0), 200.0)
+    rows = []
+    for error, amplitude in zip(shown, errors, strict=True):
+        length = 100 * min(amplitude / longest, 1.0)
+        rows.append(
+            {
+                "error": error,
+                "amplitude": "over 999 %" if amplitude > 999 else f"{number(amplitude)} %",
+                "own": round(length * error.own_share, 2),
+                "inherited": round(length * (1 - error.own_share), 2),
+            }
+        )
+    return rows
 
 
 def _depth_plot(blame: Sequence[TensorError]) -> dict[str, Any] | None:
@@ -231,7 +234,7 @@ def _depth_plot(blame: Sequence[TensorError]) -> dict[str, Any] | None:
     if len(errors) < 3:
         return None
     values = [min(error.sqnr_db, _CEILING_DB) for error in errors]
-    low = max(-20.0, math.floor(min(values) / 10) * 10)
+    low = max(-20.0, math.floor((min(values) - 4) / 10) * 10)
     high = max(low + 20.0, math.ceil(max(values) / 10) * 10)
     step = 10 if high - low <= 60 else 20
 

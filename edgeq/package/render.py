@@ -55,4 +55,4 @@ def _environment() -> jinja2.Environment:
 
 def _plain(text: str) -> str:
     """A stranger's text inside Markdown: one line, without characters that could end a cell or start markup."""
-    return re.sub(r"[`|<>\\\[\]]", "_", " ".join(text.split()))
+    return re.sub(r"[`|<\\\[\]]", "_", " ".join(text.split()))
