@@ -15,10 +15,10 @@ from edgeq.errors import ModelError, OutputError
 
 __all__ = [
     "EXTERNAL_DATA_THRESHOLD",
+    "Names",
     "TensorInfo",
     "constant_array",
     "fingerprint",
-    "fresh_name",
     "input_infos",
     "load_model",
     "model_size",
@@ -162,11 +162,18 @@ def name_nodes(model: ir.Model) -> None:
                 output.name = f"{node.name}_output_{number}"
 
 
-def fresh_name(model: ir.Model, stem: str) -> str:
-    """``stem``, or ``stem_1``, ... if a value of that name exists in the main graph already."""
-    taken = set(model.graph.initializers) | {v.name for v in model.graph.inputs if v.name}
-    taken.update(output.name for node in model.graph for output in node.outputs if output.name)
-    return _unique(stem, taken)
+class Names:
+    """The names of all values of the main graph; ``fresh`` gives one that is not taken, and takes it."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._taken = set(model.graph.initializers) | {str(value.name) for value in model.graph.inputs}
+        self._taken.update(str(output.name) for node in model.graph for output in node.outputs)
+
+    def fresh(self, stem: str) -> str:
+        """``stem``, or ``stem_1``, ... if that is taken."""
+        name = _unique(stem, self._taken)
+        self._taken.add(name)
+        return name
 
 
 def _unique(stem: str, taken: set[str]) -> str:

@@ -57,13 +57,17 @@ class Graph(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The form of the graph: opset, IR version, shapes, and how linear layers are written.
 
     ``linear`` says in which form a matrix product with a constant weight and a bias fuses:
-    ``"matmul-add"`` (as it comes) or ``"gemm"`` (rank 2, bias inside, reshapes around it).
+    ``"as-is"``, or ``"guarded-add"`` (rank 2: Gemm; higher ranks: MatMul and an Add whose bias has
+    the output's rank, which keeps ONNX Runtime from merging both into a float Gemm).
+    ``masks`` says whether attention masks of -3.4e38 stay (``"keep"``: they are added in float) or
+    become a finite number that integers can hold (``"finite"``).
     """
 
     opset: int = 21
     ir_version: int = 10
     shapes: Literal["dynamic", "static"] = "dynamic"
-    linear: Literal["matmul-add", "gemm"] = "matmul-add"
+    linear: Literal["as-is", "guarded-add"] = "as-is"
+    masks: Literal["keep", "finite"] = "keep"
     source: str
 
 
@@ -95,30 +99,32 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """What the provider runs in integers.
 
     ``kind``:
-        ``compute``: heavy operators with a constant weight; they ask for quantized inputs.
-        ``elementwise``: integer kernels worth using between quantized neighbours.
-        ``moves-data``: the operator works on any integers; input and output share one scale.
+        ``compute``: asks for quantized inputs wherever it stands.
+        ``elementwise``: an integer kernel worth using between quantized neighbours only.
+        ``moves-data``: works on any integers; input and output share one scale.
         ``weight-only``: a constant weight in blocks, float activations.
+        ``table``: rows of a constant are looked up (Gather) and dequantized after the look-up.
+    ``activation_bits`` and ``weight_bits`` are the widths that it takes, in any combination.
     ``output``: ``required`` (without a Q behind it the operator stays float) or ``optional``.
-    ``weight_axis``: the axis that may have a scale each, or None for per-tensor weights only.
-    ``dynamic_weight``: the second operand may be an activation too.
-    ``max_rank``: the largest rank of the weight.
-    ``weight_bits`` may differ per activation width through several capabilities for one operator.
+    ``per_channel``: the weight may have a scale per output channel.
+    ``constant_weight``: the weight must be a constant; otherwise it may be an activation too.
     """
 
     ops: tuple[str, ...]
-    kind: Literal["compute", "elementwise", "moves-data", "weight-only"]
+    kind: Literal["compute", "elementwise", "moves-data", "weight-only", "table"]
     activation_bits: tuple[int, ...] = ()
     weight_bits: tuple[int, ...] = ()
-    weight_axis: int | None = None
     output: Literal["required", "optional"] = "required"
-    dynamic_weight: bool = False
-    constants: bool = True
+    per_channel: bool = True
+    constant_weight: bool = True
     source: str
 
 
 class Fixed(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The output range that an operator has by definition, whatever calibration saw."""
+    """The output range ``[lo, hi)`` that an operator has by definition, whatever calibration saw.
+
+    The end is exclusive: with ``b`` bits the scale is ``(hi - lo) / 2^b``, as integer kernels expect it.
+    """
 
     op: str
     lo: float

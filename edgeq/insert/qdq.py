@@ -1,0 +1,212 @@
+"""Turn a float model and a plan into a QDQ model. No decision is taken here."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeq.affine import quantize
+from edgeq.errors import ModelError
+from edgeq.graph import Names, constant_array, set_initializer
+from edgeq.qtypes import Decision, PerAxis, PerBlock, QParams, QuantPlan
+
+__all__ = ["insert_qdq"]
+
+
+def insert_qdq(model: ir.Model, plan: QuantPlan) -> ir.Model:
+    """A new model with every decision of ``plan`` carried out; ``model`` is left as it was.
+
+    Activations get one QuantizeLinear/DequantizeLinear pair each, weights become integer
+    initializers behind a DequantizeLinear of their own for each consumer (a shared one would not
+    fuse), biases int32 ones. Arrays that did not change are shared with ``model``.
+
+    Raises:
+        ModelError: the plan names a tensor or node that the model does not have.
+    """
+    model = model.clone()
+    performer = _Performer(model, plan)
+    for decision in plan:
+        performer.perform(decision)
+    performer.remove_unused_initializers()
+    return model
+
+
+class _Performer:
+    def __init__(self, model: ir.Model, plan: QuantPlan) -> None:
+        self.model = model
+        self.plan = plan
+        self.names = Names(model)
+        self.nodes = {str(node.name): node for node in model.graph}
+        self.values: dict[str, ir.Value] = {str(value.name): value for value in model.graph.inputs}
+        self.values.update(model.graph.initializers)
+        for node in model.graph:
+            self.values.update({str(output.name): output for output in node.outputs})
+
+    def perform(self, decision: Decision) -> None:
+        if decision.role == "bias":
+            self._bias(decision)
+        elif decision.qparams is None:
+            return
+        elif decision.role == "weight":
+            for consumer in decision.consumers:
+                self._weight(self._node(consumer), decision)
+        else:
+            self._activation(decision)
+
+    def _node(self, name: str) -> ir.Node:
+        if name not in self.nodes:
+            raise ModelError(f"the plan names the node {name!r}, which the model does not have")
+        return self.nodes[name]
+
+    # -- activations
+
+    def _activation(self, decision: Decision) -> None:
+        value = self.values.get(decision.tensor)
+        if value is None:
+            raise ModelError(f"the plan names the tensor {decision.tensor!r}, which the model does not have")
+        assert decision.qparams is not None
+        name = decision.tensor
+        scale, zero = self._parameters(name, decision.qparams)
+        quantize_node = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}_QuantizeLinear")
+        restore_node = ir.node(
+            "DequantizeLinear", [quantize_node.outputs[0], scale, zero], name=f"{name}_DequantizeLinear"
+        )
+        self._declare(quantize_node.outputs[0], f"{name}_quantized", value, decision.qparams.spec.dtype.dtype)
+        restored = restore_node.outputs[0]
+        self._declare(restored, f"{name}_dequantized", value, np.dtype(np.float32))
+        graph, producer = self.model.graph, value.producer()
+        for consumer in decision.consumers:
+            node = self._node(consumer)
+            for position, operand in enumerate(node.inputs):
+                if operand is value:
+                    node.replace_input_with(position, restored)
+        if producer is not None:
+            graph.insert_after(producer, [quantize_node, restore_node])
+        else:
+            graph.insert_before(graph[0], [quantize_node, restore_node])
+        if value.is_graph_output() and producer is not None and not self._is_float_output(decision):
+            self._hand_over_output(value, restored)
+
+    def _is_float_output(self, decision: Decision) -> bool:
+        """A tensor that float code computes stays the model's output as it is."""
+        value = self.values[decision.tensor]
+        return not value.is_graph_output() or decision.tensor not in self.plan.produced
+
+    def _hand_over_output(self, value: ir.Value, restored: ir.Value) -> None:
+        """The dequantized tensor becomes the graph's output, under the output's name."""
+        name = str(value.name)
+        value.name = self.names.fresh(f"{name}_float")
+        restored.name = name
+        self.values[name] = value
+        for position, output in enumerate(self.model.graph.outputs):
+            if output is value:
+                self.model.graph.outputs[position] = restored
+
+    @staticmethod
+    def _declare(value: ir.Value, name: str, like: ir.Value, dtype: np.dtype) -> None:
+        value.name = name
+        value.shape = like.shape
+        value.type = ir.TensorType(ir.DataType.from_numpy(dtype))
+
+    # -- constants
+
+    def _weight(self, node: ir.Node, decision: Decision) -> None:
+        value, qparams = self.values[decision.tensor], decision.qparams
+        assert qparams is not None
+        array = self.plan.weights.get(decision.tensor, constant_array(value))
+        if array is None:
+            raise ModelError(f"the plan calls {decision.tensor!r} a weight, but it is no constant")
+        stem = decision.tensor if len(decision.consumers) == 1 else f"{node.name}/{decision.tensor}"
+        stored = set_initializer(self.model, self.names.fresh(f"{stem}_quantized"), quantize(array, qparams))
+        if node.op_type == "Gather":
+            self._table(node, stored, qparams)
+            return
+        restored = self._dequantize(stem, stored, qparams, before=node, shape=array.shape)
+        for position, operand in enumerate(node.inputs):
+            if operand is value:
+                node.replace_input_with(position, restored)
+
+    def _table(self, node: ir.Node, stored: ir.Value, qparams: QParams) -> None:
+        """Look the rows up in integers and dequantize only those: the scale is per column, so both commute."""
+        output = node.outputs[0]
+        name = str(output.name)
+        rank = None if output.shape is None else len(output.shape)
+        if rank is None:
+            raise ModelError(f"the rank of {name!r} is unknown, so the table of {node.name!r} cannot be quantized")
+        scale, zero = self._parameters(f"{node.name}_table", qparams)
+        node.replace_input_with(0, stored)
+        restore = ir.node(
+            "DequantizeLinear", [output, scale, zero], {"axis": rank - 1}, name=f"{node.name}_DequantizeLinear"
+        )
+        restored = restore.outputs[0]
+        restored.shape, restored.type = output.shape, ir.TensorType(ir.DataType.FLOAT)
+        ir.convenience.replace_all_uses_with(output, restored, replace_graph_outputs=True)
+        restore.replace_input_with(0, output)
+        self.model.graph.insert_after(node, [restore])
+        output.name, restored.name = f"{name}_quantized", name
+        output.type = ir.TensorType(ir.DataType.from_numpy(qparams.spec.dtype.dtype))
+        self.values[name] = restored
+
+    def _bias(self, decision: Decision) -> None:
+        node = self._node(decision.consumers[0])
+        value = self.values.get(decision.tensor)
+        current = node.inputs[2] if len(node.inputs) > 2 else None
+        array = self.plan.weights.get(decision.tensor)
+        changed = array is not None
+        if array is None:
+            array = constant_array(value if value is not None else current)
+        if array is None:  # computed at run time: the decision says so
+            return
+        if decision.qparams is None:
+            if changed:
+                self._set_bias(node, set_initializer(self.model, self.names.fresh(decision.tensor), array))
+            return
+        qparams = decision.qparams
+        levels = np.rint(array.astype(np.float64) / qparams.scale.astype(np.float64))
+        integers = np.clip(levels, -(2**31) + 1, 2**31 - 1).astype(np.int32)
+        stored = set_initializer(self.model, self.names.fresh(f"{decision.tensor}_quantized"), integers)
+        self._set_bias(
+            node, self._dequantize(decision.tensor, stored, qparams, before=node, shape=array.shape, zero=False)
+        )
+
+    @staticmethod
+    def _set_bias(node: ir.Node, bias: ir.Value) -> None:
+        if len(node.inputs) < 3:
+            node.resize_inputs(3)
+        node.replace_input_with(2, bias)
+
+    def _dequantize(
+        self,
+        stem: str,
+        stored: ir.Value,
+        qparams: QParams,
+        *,
+        before: ir.Node,
+        shape: tuple[int, ...],
+        zero: bool = True,
+    ) -> ir.Value:
+        scale, zero_point = self._parameters(stem, qparams)
+        granularity = qparams.spec.granularity
+        attributes: dict[str, int] = {}
+        if isinstance(granularity, PerAxis):
+            attributes = {"axis": granularity.axis}
+        elif isinstance(granularity, PerBlock):
+            attributes = {"axis": granularity.axis, "block_size": granularity.size}
+        inputs = [stored, scale, zero_point] if zero else [stored, scale]
+        node = ir.node("DequantizeLinear", inputs, attributes, name=self.names.fresh(f"{stem}_DequantizeLinear"))
+        value = node.outputs[0]
+        value.name = self.names.fresh(f"{stem}_dequantized")
+        value.shape, value.type = ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
+        self.model.graph.insert_before(before, [node])
+        return value
+
+    def _parameters(self, stem: str, qparams: QParams) -> tuple[ir.Value, ir.Value]:
+        scale = set_initializer(self.model, self.names.fresh(f"{stem}_scale"), qparams.scale)
+        zero = set_initializer(self.model, self.names.fresh(f"{stem}_zero_point"), qparams.zero_point)
+        return scale, zero
+
+    def remove_unused_initializers(self) -> None:
+        outputs = set(self.model.graph.outputs)
+        for name, value in list(self.model.graph.initializers.items()):
+            if not value.uses() and value not in outputs:
+                del self.model.graph.initializers[name]
