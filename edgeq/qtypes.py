@@ -181,8 +181,8 @@ class TensorStats:
     a subsample of the values (``Histogram.counts.sum()`` tells of how many). The per-channel
     arrays are float64 ``[channels]`` along ``channel_axis``, or None where the tensor has no
     channel axis of fixed size. ``values`` counts elements, ``batches`` calls. ``masked`` counts
-    the values of magnitude 1e30 or more, as attention masks hold: they widen ``lo`` and ``hi``,
-    but are not in the histogram; a tensor that has any is no candidate for quantization.
+    the values of magnitude 1e30 or more (and -infinity), as attention masks hold: they widen ``lo``
+    and ``hi``, but are not in the histogram; a tensor that has any is no candidate for quantization.
     """
 
     lo: float

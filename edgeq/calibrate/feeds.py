@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -194,14 +195,12 @@ def split_feed(feed: Feed, fraction: float = 0.2, minimum: int = 8) -> tuple[Fee
 
 def group_of(name: str) -> str:
     """The stem of a file name up to a last ``-`` or ``__`` before digits: ``cat-2.jpg`` -> ``cat``."""
-    import re
-
-    path = Path(name.split("[")[0])  # an array file's rows are one group
-    return str(path.with_name(re.sub(r"(?:-|__)\d+$", "", path.stem) or path.stem))
+    stem = os.path.splitext(name.split("[")[0])[0]  # rows of one array file are one group  # noqa: PTH122
+    return re.sub(r"(?<=[^/])(?:-|__)\d+$", "", stem)
 
 
 def _part(feed: Feed, rows: tuple[int, ...], name: str) -> Feed:
-    return replace(feed, rows=rows, description=f"{name} ({len(rows)}) of {feed.description}")
+    return replace(feed, rows=rows, description=f"{name}, {len(rows)} of {feed.description}")
 
 
 def _as_recipe(data: Any) -> Recipe | None:
@@ -225,19 +224,28 @@ def _from_path(path: Path, inputs: tuple[TensorInfo, ...], wanted: _Wanted, reci
             where=str(path),
             remedy="correct `path` in the recipe; it is relative to the recipe's file",
         )
+    # Descriptions go into reports: they name no folder of this machine.
+    origin = f"recipe {recipe.name!r}" if recipe is not None else repr(path.name)
     store: Store
     if kind == "images":
         if not isinstance(wanted.preprocess, ImagePreprocess):
             raise _needs_preprocess(path, "pictures", "image")
         store = ImageStore(image_files(path), wanted.preprocess, inputs)
-        return _feed(store, inputs, wanted, f"pictures in {path}", group_of)
+        return _feed(store, inputs, wanted, f"{len(store.names)} pictures of {origin}", group_of, str(path))
     if kind == "text":
         if not isinstance(wanted.preprocess, TextPreprocess):
             raise _needs_preprocess(path, "text", "text")
         store = TextStore(path, wanted.text_field, wanted.preprocess, wanted.base, inputs)
-        return _feed(store, inputs, wanted, f"texts in {path}")
+        return _feed(store, inputs, wanted, f"{len(store.names)} texts of {origin}", root=str(path))
     store = open_array_files(path, inputs)
-    return _feed(store, inputs, wanted, f"arrays in {path}", group_of if path.is_dir() else str)
+    return _feed(
+        store,
+        inputs,
+        wanted,
+        f"{len(store.names)} rows of arrays of {origin}",
+        group_of if path.is_dir() else str,
+        str(path),
+    )
 
 
 def _needs_preprocess(path: Path, noun: str, kind: str) -> CalibrationError:
@@ -280,17 +288,20 @@ def _feed(
     wanted: _Wanted,
     description: str,
     group: Callable[[str], str] = str,
+    root: str = "",
 ) -> Feed:
     """Draw the items, settle the batch, and describe the result."""
-    names = list(store.names)
+    # Without the folder, so that neither the draw nor the split depends on where the data lies.
+    names = [name.removeprefix(root) for name in store.names]
     rows = list(range(len(names)))
     if wanted.count is not None and wanted.count < len(rows):
         # Ranked by hash: the same on every machine, and adding files changes few of the others.
-        rank = {row: hashlib.sha256(f"{wanted.seed}:{row}:{names[row]}".encode()).digest() for row in rows}
+        rank = {row: hashlib.sha256(f"{wanted.seed}:{names[row]}".encode()).digest() for row in rows}
         rows = sorted(sorted(rows, key=rank.__getitem__)[: wanted.count])
+        description = f"{wanted.count} of {description}"
     elif wanted.count is not None and wanted.count > len(rows):
         _log.warning("%d calibration samples asked for, %d available: using all", wanted.count, len(rows))
-        description += f" (all {len(rows)}; {wanted.count} were asked for)"
+        description += f" ({wanted.count} were asked for)"
     fixed = inputs[0].shape[0] if has_batch_axis(inputs) else 1
     batch = fixed if isinstance(fixed, int) else wanted.batch
     if isinstance(fixed, int):

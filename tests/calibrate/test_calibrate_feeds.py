@@ -71,19 +71,9 @@ def sources(folder: Path) -> dict[str, Any]:
 
 
 SOURCES = [
-    "one.npy",
-    "one.npz",
-    "packed.npz",
-    "fortran.npy",
-    "many",
-    "bare",
-    "shards",
-    "array",
-    "list",
-    "generator",
-    "batched",
+    *("one.npy", "one.npz", "packed.npz", "fortran.npy", "many", "bare", "shards", "array", "dict of arrays"),
+    *("list", "list with batch axis", "list of dicts", "list of tuples", "generator", "batched"),
 ]
-SOURCES += ["dict of arrays", "list with batch axis", "list of dicts", "list of tuples"]
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -277,7 +267,7 @@ def test_an_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_files_of_unknown_kind(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("1,2,3")
-    with pytest.raises(CalibrationError, match="a file with the ending '.csv' is no calibration data"):
+    with pytest.raises(CalibrationError, match=r"a file with the ending '\.csv' is no calibration data"):
         load_feed(tmp_path / "data.csv", ONE)
 
 
@@ -328,7 +318,7 @@ def test_array_files_name_file_row_and_shapes(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones((3, 5), np.float32))
     with pytest.raises(CalibrationError, match=r"(?s)expected x: float32\[1, 4\], got float32\[1, 5\].*x\.npy\[0\]"):
         list(load_feed(tmp_path / "x.npy", ONE))
-    with pytest.raises(CalibrationError, match="a .npy file holds one array, but the model has 2 inputs"):
+    with pytest.raises(CalibrationError, match=r"a \.npy file holds one array, but the model has 2 inputs"):
         load_feed(tmp_path / "x.npy", TWO)
     np.savez(tmp_path / "x.npz", ids=np.ones((2, 3), np.int64))
     with pytest.raises(CalibrationError, match=r"no data for input mask: int64\[N, L\]; got ids"):
@@ -411,6 +401,16 @@ def test_crops_of_one_photograph_stay_together(tmp_path: Path) -> None:
     assert sorted(kept.rows + held.rows) == list(feed.rows)
     again = split_feed(load_feed(tmp_path, IMAGE, preprocess=SMALL), fraction=0.25)
     assert [part.fingerprint for part in again] == [kept.fingerprint, held.fingerprint]
+
+
+def test_neither_draw_nor_split_depends_on_where_the_data_lies(tmp_path: Path) -> None:
+    feeds = []
+    for folder in ("here", "there/deeper"):
+        for photo in range(20):
+            save_picture(tmp_path / folder / f"{photo}.png", photo)
+        feeds.append(load_feed(tmp_path / folder, IMAGE, preprocess=SMALL, count=12))
+    assert feeds[0].rows == feeds[1].rows != tuple(range(12))
+    assert [part.rows for part in split_feed(feeds[0])] == [part.rows for part in split_feed(feeds[1])]
 
 
 @pytest.mark.parametrize(("total", "held"), [(2, 1), (3, 1), (10, 5), (16, 8), (40, 8), (100, 20)])
