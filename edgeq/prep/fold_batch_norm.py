@@ -28,26 +28,34 @@ class FoldBatchNorm(NodePass):
     ops = frozenset({"BatchNormalization"})
 
     def rewrite(self, node: ir.Node) -> bool:
-        used = any(output.uses() or output.is_graph_output() for output in node.outputs[1:])
-        if used or node.attributes.get_int("training_mode", 0) != 0:
-            return False
-        arrays = [constant_array(value) for value in node.inputs[1:5]]
-        if any(array is None for array in arrays):
-            return False
-        gamma, beta, mean, variance = (cast(np.ndarray, array).astype(np.float64) for array in arrays)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
-        offset = beta - mean * scale
-        if not (np.isfinite(scale).all() and np.isfinite(offset).all()):
-            return False
-        layer = layer_before(node.inputs[0])
-        if layer is not None:
-            return (
-                (layer.channels, layer.axis) == (len(scale), 1)
-                and scale_layer(layer, scale, offset)
-                and bypass(node, node.inputs[0])
-            )
-        return _absorb_affine(node, gamma, offset, scale)
+        folded = False
+        while node.graph is not None and _fold(node):
+            folded = True
+        return folded
+
+
+def _fold(node: ir.Node) -> bool:
+    """One step: the whole node into a layer, or one affine operator into the node."""
+    used = any(output.uses() or output.is_graph_output() for output in node.outputs[1:])
+    if used or node.attributes.get_int("training_mode", 0) != 0:
+        return False
+    arrays = [constant_array(value) for value in node.inputs[1:5]]
+    if any(array is None for array in arrays):
+        return False
+    gamma, beta, mean, variance = (cast(np.ndarray, array).astype(np.float64) for array in arrays)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+    offset = beta - mean * scale
+    if not (np.isfinite(scale).all() and np.isfinite(offset).all()):
+        return False
+    layer = layer_before(node.inputs[0])
+    if layer is not None:
+        return (
+            (layer.channels, layer.axis) == (len(scale), 1)
+            and scale_layer(layer, scale, offset)
+            and bypass(node, node.inputs[0])
+        )
+    return _absorb_affine(node, gamma, offset, scale)
 
 
 def _absorb_affine(node: ir.Node, gamma: np.ndarray, offset: np.ndarray, scale: np.ndarray) -> bool:
