@@ -55,8 +55,8 @@ def _from_json(value: object) -> dict[str, tuple[int, ...]]:
         raise TypeError("expected a list or an object")
     table = {}
     for entry in value:
-        key = next(key for key in ("imagenet_ids", "ids", "label", "file") if key in entry)
-        table[Path(entry["file"]).name] = _ids(entry[key])
+        keys = [key for key in ("imagenet_ids", "ids", "label") if key in entry]
+        table[Path(entry["file"]).name] = _ids(entry[keys[0]])
     return table
 
 

@@ -1,0 +1,175 @@
+"""The report's page: complete, closed off from the network, and safe against what is in a model."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import msgspec
+import pytest
+
+from edgeq.package import render_html
+from edgeq.package.page import number
+from edgeq.report import Contract, Finding, Metric, NodePlacement
+
+_VOID = {"meta", "input", "link", "br"}
+
+
+class _Tags(HTMLParser):
+    """Checks that tags nest, and collects tags, attributes and text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.stack: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text: list[str] = []
+        self.feed(page)
+        assert not self.stack, f"not closed: {self.stack}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in _VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        if self.stack and self.stack[-1] not in ("style", "script"):
+            self.text.append(data.replace("\N{NO-BREAK SPACE}", " "))
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def test_the_page_says_what_was_measured(report, draft):
+    page = _Tags(render_html(report, draft))
+    for text in (
+        "Misses its contract",
+        "--max-drop 0.5 points measured 0.8 points",
+        "The package is 3.80 times smaller than the float model, runs 2.20 times as fast",
+        "and reaches 74.2 % top-1 accuracy where the float model has 75.0 %",
+        "-0.80 points",
+        "Some CPU",
+        "one node is slow",
+        "What to do: leave it float",
+        "1 tensor quantized, 1 left float",
+        "no integer kernel",
+        "largest error 1e-06",
+        "(identical)",
+        "not on a phone",
+        "Apache-2.0",
+        "ten pictures: 10 samples, CC0-1.0",
+    ):
+        assert text in page.words, text
+    assert page.tags.count("section") == 10
+    assert page.tags.count("svg") == 1
+
+
+def test_every_node_is_there_and_counted_with_what_it_is_fused_into(report, draft):
+    page = _Tags(render_html(report, draft))
+    for place in report.placement:
+        assert place.node in page.text
+    assert "2 integer kernels 1 moves integers 1 float" in page.words
+    assert "part of conv_a" in page.words
+
+
+def test_nothing_is_loaded_from_anywhere(report, draft):
+    html = render_html(report, draft)
+    page = _Tags(html)
+    assert not {"link", "img", "iframe", "object", "embed", "base"} & set(page.tags)
+    assert not [value for name, value in page.attributes if name in ("src", "href", "action", "srcset")]
+    assert not re.search(r"https?://|//[a-z]|@import|url\(", html)
+    assert "default-src 'none'" in html
+
+
+HOSTILE = "</title><script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7*7 }}"
+
+
+def test_text_from_a_model_stays_text(report, draft):
+    replace = msgspec.structs.replace
+    hostile = replace(
+        report,
+        name=HOSTILE,
+        placement=(*report.placement, replace(report.placement[3], node=HOSTILE, why=HOSTILE)),
+        blame=tuple(replace(error, node=HOSTILE, tensor=HOSTILE) for error in report.blame),
+        plan=tuple(replace(row, tensor=HOSTILE) for row in report.plan),
+        findings=(Finding(severity="error", text=HOSTILE, nodes=(HOSTILE,), remedy=HOSTILE),),
+        metrics=(Metric(name="cosine", value=0.9, samples=1, source=HOSTILE),),
+        primary="cosine",
+        notes=(HOSTILE,),
+    )
+    page = _Tags(render_html(hostile, replace(draft, provenance={HOSTILE: HOSTILE})))
+    assert page.tags.count("script") == 1
+    assert "img" not in page.tags
+    assert "49" not in page.words
+    assert page.words.count("<script>alert(1)</script>") >= 10
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+
+
+def test_what_was_not_measured_is_not_available(report, draft):
+    empty = msgspec.structs.replace(
+        report,
+        metrics=(),
+        primary=None,
+        drop=None,
+        latency=None,
+        memory=None,
+        float_memory=None,
+        size=None,
+        placement=(),
+        blame=(),
+        plan=(),
+        contract=None,
+        findings=(),
+        parity=None,
+    )
+    page = _Tags(render_html(empty, draft))
+    assert "Made without a contract" in page.words
+    assert "Nothing was measured yet." in page.words
+    assert page.words.count("n/a") >= 7
+    assert "Some CPU" not in page.words
+
+
+@pytest.mark.parametrize(
+    ("met", "severity", "text", "tone"),
+    [
+        (True, "info", "Meets its contract", "good"),
+        (True, "error", "Meets its contract, but has a problem to look at", "warn"),
+        (False, "error", "Misses its contract", "bad"),
+        (None, "error", "Has a problem to look at", "warn"),
+    ],
+)
+def test_the_verdict(report, draft, met, severity, text, tone):
+    contract = None if met is None else Contract(clauses=(), met=met)
+    changed = msgspec.structs.replace(report, contract=contract, findings=(Finding(severity=severity, text="x"),))
+    html = render_html(changed, draft)
+    assert text in _Tags(html).words
+    assert f'class="verdict {tone}"' in html
+
+
+def test_fallback_to_the_cpu_is_counted_apart(report, draft):
+    npu = msgspec.structs.replace(draft.provider, name="QNNExecutionProvider")
+    there = NodePlacement(node="a", op_type="Conv", provider="QNNExecutionProvider", runs_as="Conv", kind="integer")
+    away = NodePlacement(node="b", op_type="Erf", provider="CPUExecutionProvider", runs_as="Erf", kind="float")
+    page = _Tags(
+        render_html(
+            msgspec.structs.replace(report, placement=(there, away)), msgspec.structs.replace(draft, provider=npu)
+        )
+    )
+    assert "1 integer kernels 1 fell back to the CPU" in page.words
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "n/a"), (0, "0"), (0.01234, "0.0123"), (4.567, "4.57"), (97.3, "97.3"), (1240.4, "1240"), (100.0, "100")],
+)
+def test_numbers_have_three_digits(value, text):
+    assert number(value) == text
