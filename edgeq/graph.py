@@ -76,29 +76,26 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
 
 def _check_external_data(model: ir.Model, path: Path) -> None:
     folder = path.parent.resolve()
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if not isinstance(tensor, ir.ExternalTensor):
-                continue
+    for name, tensor in _tensors(model):
+        if isinstance(tensor, ir.ExternalTensor):
             location = str(tensor.location)
             data = folder / location
             if Path(location).is_absolute() or not data.resolve().is_relative_to(folder):
                 raise ModelError(
-                    f"external data {location!r} of tensor {value.name!r} lies outside the model's folder",
+                    f"external data {location!r} of tensor {name!r} lies outside the model's folder",
                     where=str(path),
                     remedy="do not trust this file; external data must be beside the model",
                 )
             if not data.is_file():
                 raise ModelError(
-                    f"external data {location!r} of tensor {value.name!r} is missing",
+                    f"external data {location!r} of tensor {name!r} is missing",
                     where=str(path),
                     remedy="put the data file beside the model",
                 )
             end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
             if end > data.stat().st_size:
                 raise ModelError(
-                    f"external data {location!r} of tensor {value.name!r} is truncated: "
+                    f"external data {location!r} of tensor {name!r} is truncated: "
                     f"needs {end} bytes, has {data.stat().st_size}",
                     where=str(path),
                     remedy="fetch the data file again",
@@ -122,8 +119,41 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
 
 
 def to_bytes(model: ir.Model) -> bytes:
-    """Serialize, the same bytes for the same model."""
+    """Serialize with all weights inside, the same bytes for the same model; external data is read, not referred to."""
+    if any(isinstance(tensor, ir.ExternalTensor) for _, tensor in _tensors(model)):
+        model = model.clone()
+        for graph in model.graphs():
+            for value in graph.initializers.values():
+                if isinstance(value.const_value, ir.ExternalTensor):
+                    value.const_value = _inside(value.const_value)
+        for node in _all_nodes(model):
+            for name, attribute in list(node.attributes.items()):
+                if isinstance(attribute.value, ir.ExternalTensor):
+                    node.attributes[name] = ir.AttrTensor(name, _inside(attribute.value))
     return ir.to_proto(model).SerializeToString(deterministic=True)
+
+
+def _inside(tensor: ir.ExternalTensor) -> ir.Tensor:
+    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+
+
+def _tensors(model: ir.Model) -> Iterator[tuple[str | None, ir.TensorProtocol]]:
+    """Every initializer and every tensor in a node's attributes, with the name of its value."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.name, value.const_value
+    for node in _all_nodes(model):
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                yield node.outputs[0].name, attribute.as_tensor()
+
+
+def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """The nodes of the main graph, of model-local functions, and of their subgraphs."""
+    parts: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for part in parts:
+        yield from ir.traversal.RecursiveGraphIterator(part)
 
 
 def model_size(model: ir.Model) -> int:

@@ -25,7 +25,7 @@ from edgeq.source import Parity, Source
 __all__ = ["from_model", "from_onnx_file", "upgrade"]
 
 LIFTED_BYTES = 1024
-"""Weights larger than this are set aside while onnx's converter works: it copies all that it is given."""
+"""Weights larger than this are set aside while onnx's converter works: it copies all, and reads no external data."""
 
 
 def from_onnx_file(
@@ -128,6 +128,8 @@ def _in_opset(model: ir.Model, opset: int, example: Arrays) -> tuple[ir.Model, s
     given = model.opset_imports.get("", 0)
     if given >= opset or given == 0:
         return model, f"{given}, as given", None
+    if graph.model_size(model) > graph.EXTERNAL_DATA_THRESHOLD:
+        return model, f"{given}, as given: too large to check a conversion to {opset} by running both", None
     try:
         upgraded = upgrade(model, opset)
         options = runtime.session_options(optimization="none")
@@ -161,7 +163,8 @@ def upgrade(model: ir.Model, opset: int) -> ir.Model:
     weights = {
         str(name): value.const_value
         for name, value in work.graph.initializers.items()
-        if value.const_value is not None and value.const_value.nbytes > LIFTED_BYTES
+        if value.const_value is not None
+        and (isinstance(value.const_value, ir.ExternalTensor) or value.const_value.nbytes > LIFTED_BYTES)
     }
     inputs = [str(value.name) for value in work.graph.inputs]
     for name in weights:

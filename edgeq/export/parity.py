@@ -90,10 +90,11 @@ def _compare(name: str, expected: Arrays, found: np.ndarray) -> tuple[float, flo
     finite = np.isfinite(wanted)
     if not np.array_equal(wanted[~finite], found[~finite], equal_nan=True) or not np.isfinite(found[finite]).all():
         return float("inf"), float("inf"), float(np.abs(wanted[finite]).max(initial=0.0)), float("-inf"), name
-    error = float(np.abs(wanted - found)[finite].max(initial=0.0))
-    magnitude = float(np.abs(wanted[finite]).max(initial=0.0))
+    wanted, found = wanted[finite], found[finite]
+    error = float(np.abs(wanted - found).max(initial=0.0))
+    magnitude = float(np.abs(wanted).max(initial=0.0))
     allowed = ABSOLUTE_TOLERANCE + tolerance * magnitude
-    return error / allowed, error, magnitude, sqnr_db(wanted[finite], found[finite]), name
+    return error / allowed, error, magnitude, sqnr_db(wanted, found), name
 
 
 def _allowed(off: float, ratio: float) -> str:

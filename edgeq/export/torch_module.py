@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -81,10 +82,11 @@ def _call(path: Path, function: str) -> object:
     sys.modules[spec.name] = module
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        spec.loader.exec_module(module)
-        build = getattr(module, function, None)
-        if callable(build):
-            return build()
+        with contextlib.redirect_stdout(sys.stderr):  # what the user's file prints is no result of edgeq
+            spec.loader.exec_module(module)
+            build = getattr(module, function, None)
+            if callable(build):
+                return build()
     except Exception as error:  # whatever the user's code raises
         raise ExportError(
             f"the code fails: {type(error).__name__}: {error}",
@@ -251,7 +253,12 @@ def _evaluation(module: torch.nn.Module) -> Iterator[None]:
 
 
 def _root_cause(error: BaseException) -> str:
-    """First line of the exception at the bottom of the chain: the exporter wraps it several times."""
+    """First line of the exception at the bottom of the chain, which the exporter wraps several times, and its place.
+
+    torch writes the line of the model that it could not trace into the message.
+    """
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    return f"{type(error).__name__}: {first_line(error)}"
+    place = re.search(r'File "([^"]+)", line (\d+), in \w+\n\s*(.+)', str(error))
+    line = f" ({Path(place[1]).name}:{place[2]}: {place[3].strip()})" if place else ""
+    return f"{type(error).__name__}: {first_line(error)}{line}"
