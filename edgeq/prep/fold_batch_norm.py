@@ -40,7 +40,7 @@ def _fold(node: ir.Node) -> bool:
     if used or node.attributes.get_int("training_mode", 0) != 0:
         return False
     arrays = [constant_array(value) for value in node.inputs[1:5]]
-    if any(array is None for array in arrays):
+    if any(array is None or array.ndim != 1 for array in arrays):
         return False
     gamma, beta, mean, variance = (cast(np.ndarray, array).astype(np.float64) for array in arrays)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.errors import ModelError
+from edgeq.errors import EdgeqError, ModelError
 from edgeq.graph import model_size, name_nodes
 from edgeq.prep.fix_shapes import check_static, fix_shapes
 from edgeq.prep.passes import PREP_PASSES
@@ -116,7 +116,7 @@ def _run_passes(
             again = False
             for step in passes:
                 before = model.graph.num_nodes()
-                changed = step(model).modified
+                changed = _apply(step, model)
                 removed[step.name] += before - model.graph.num_nodes()
                 if changed and proof is not None and step.effect != "annotates":
                     proved[step.name] = proof.check(model, step.name, step.effect)
@@ -128,6 +128,19 @@ def _run_passes(
     finally:
         progress.finish()
     return model, tuple(_step(name, modified[name], removed[name], proved.get(name)) for name in modified)
+
+
+def _apply(step: PrepPass, model: ir.Model) -> bool:
+    try:
+        return step(model).modified
+    except EdgeqError:
+        raise
+    except Exception as error:  # a malformed model may fail anywhere; the user needs the place
+        raise ModelError(
+            f"preparation pass {step.name!r} cannot handle the model: {type(error).__name__}: {error}",
+            where=f"pass {step.name!r}",
+            remedy="check the model with onnx.checker; if it is valid, please report it with the model",
+        ) from error
 
 
 def _step(name: str, modified: bool, removed: int, found: Difference | None) -> PrepStep:

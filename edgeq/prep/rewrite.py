@@ -187,7 +187,7 @@ def add_initializer(node: ir.Node, stem: str, array: np.ndarray) -> ir.Value:
     """A new initializer of ``node``'s graph, named ``stem`` or, if that is taken, ``stem_1``, ..."""
     graph = graph_of(node)
     taken = {value.name for value in graph.inputs} | set(graph.initializers)
-    taken.update(output.name for other in graph for output in other.outputs)
+    taken.update(output.name for other in graph.all_nodes() for output in other.outputs)
     name, number = stem, 0
     while name in taken:
         number += 1

@@ -112,6 +112,33 @@ def test_a_wrong_pass_is_named(monkeypatch, each, effect, by, message):
     assert to_bytes(model) == before
 
 
+def test_a_pass_that_fails_is_named(monkeypatch):
+    class Fail(PrepPass):
+        name = "fail"
+
+        def call(self, model: ir.Model) -> ir.passes.PassResult:
+            raise KeyError("axes")
+
+    monkeypatch.setattr(prepare_file, "PREP_PASSES", (Fail(),))
+    with pytest.raises(ModelError, match="preparation pass 'fail' cannot handle the model: KeyError: 'axes'"):
+        prepare(small(), static=False, example_inputs=example(small()))
+
+
+def test_weights_are_not_read_to_infer_shapes():
+    """A model may be larger than one protobuf: its weights must stay where they are."""
+
+    def explode() -> ir.TensorProtocol:
+        raise AssertionError("the weight was read")
+
+    model = build("float[n,1000] x => float[n,1000] y", "a = MatMul(x, w) y = Relu(a)", w=normal(1000, 1000))
+    tensor = ir.LazyTensor(explode, dtype=ir.DataType.FLOAT, shape=ir.Shape([1000, 1000]), name="w")
+    model.graph.initializers["w"].const_value = tensor
+    value = next(iter(model.graph)).outputs[0]
+    value.shape = None
+    result = prepare(model, static=False, example_inputs={"x": normal(2, 1000)}, prove=False)
+    assert result.model.graph.node(0).outputs[0].shape == ir.Shape(["n", 1000])
+
+
 def test_a_pass_that_breaks_the_graph_is_named(monkeypatch):
     class Break(PrepPass):
         name = "break"
@@ -215,7 +242,7 @@ def test_what_stays_dynamic_is_named():
 
 def test_a_model_that_cannot_run_is_an_error():
     model = build("float[4] x => float[a] y", "y = NoSuch(x)")
-    with pytest.raises(ModelError, match="ONNX Runtime .* cannot load the model"):
+    with pytest.raises(ModelError, match=r"ONNX Runtime .* cannot load the model"):
         prepare(model, static=False, example_inputs={"x": normal(4)})
 
 
