@@ -33,7 +33,7 @@ def write_bundle(
     folder: Path,
     *,
     model: ir.Model,
-    draft: Manifest,
+    manifest: Manifest,
     sample_inputs: Sequence[Mapping[str, np.ndarray]] = (),
     reference_outputs: Sequence[Mapping[str, np.ndarray]] = (),
     sqnr_db: Mapping[str, float] | None = None,
@@ -44,7 +44,7 @@ def write_bundle(
     Args:
         folder: Where the files go.
         model: The finished model.
-        draft: The manifest without ``files``, ``inputs``, ``outputs``, ``samples`` and ``labels``. A
+        manifest: A draft, without ``files``, ``inputs``, ``outputs``, ``samples`` and ``labels``. A
             tokenizer that it names is copied into the bundle.
         sample_inputs: Batches by input name. Those with the shapes of the first are kept.
         reference_outputs: The float model's answers to them.
@@ -58,23 +58,23 @@ def write_bundle(
     graph.save_model(model, folder / _MODEL)
     try:
         samples = _write_samples(folder, sample_inputs, reference_outputs, sqnr_db or {})
-        manifest = msgspec.structs.replace(
-            draft,
+        finished = msgspec.structs.replace(
+            manifest,
             inputs=_tensors(graph.input_infos(model)),
             outputs=_tensors(graph.output_infos(model)),
-            preprocess=_write_tokenizer(folder, draft),
+            preprocess=_write_tokenizer(folder, manifest),
             samples=samples,
             labels=_write_labels(folder, labels),
         )
-        (folder / "README.md").write_text(render_readme(manifest), encoding="utf-8")
-        (folder / "LICENSES.md").write_text(render_licences(manifest), encoding="utf-8")
+        (folder / "README.md").write_text(render_readme(finished), encoding="utf-8")
+        (folder / "LICENSES.md").write_text(render_licences(finished), encoding="utf-8")
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         entries = {path.relative_to(folder).as_posix(): file_entry(path) for path in files}
-        manifest = msgspec.structs.replace(manifest, files=entries)
-        (folder / "manifest.json").write_bytes(manifest.to_json())
+        finished = msgspec.structs.replace(finished, files=entries)
+        (folder / "manifest.json").write_bytes(finished.to_json())
     except OSError as error:
         raise OutputError(f"cannot write the bundle: {error.strerror or error}", where=str(folder)) from None
-    return manifest
+    return finished
 
 
 def write_report(folder: Path, report: Report, manifest: Manifest) -> None:

@@ -21,7 +21,7 @@ def _write(folder, model, draft, samples, **changes):
     return write_bundle(
         folder,
         model=model,
-        draft=msgspec.structs.replace(draft, **changes),
+        manifest=msgspec.structs.replace(draft, **changes),
         sample_inputs=inputs,
         reference_outputs=outputs,
         sqnr_db={"y": 20.0},
@@ -167,7 +167,7 @@ def test_samples_of_other_shapes_are_left_out(tmp_path, model, draft, samples):
 
 def test_a_label_of_two_lines_is_refused(tmp_path, model, draft):
     with pytest.raises(ConfigError, match="is not one line of text"):
-        write_bundle(tmp_path, model=model, draft=draft, labels=("a\nb",))
+        write_bundle(tmp_path, model=model, manifest=draft, labels=("a\nb",))
 
 
 def test_a_hostile_name_cannot_break_the_markdown(tmp_path, model, draft, samples):

@@ -28,7 +28,7 @@ def _bundle(folder, factor: float = 0.9, sqnr_db: float = 20.0, provider: Provid
     write_bundle(
         folder,
         model=model,
-        draft=Manifest(edgeq="0.1.0", name="tiny", target="linux-x64", precision="w8a8", provider=provider),
+        manifest=Manifest(edgeq="0.1.0", name="tiny", target="linux-x64", precision="w8a8", provider=provider),
         sample_inputs=inputs,
         reference_outputs=[{"y": feed["x"]} for feed in inputs],
         sqnr_db={"y": sqnr_db},
