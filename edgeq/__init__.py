@@ -17,18 +17,34 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = "0.1.0"
 
 _LAZY: dict[str, str] = {
+    "ContractError": "edgeq.errors",
     "EdgeqError": "edgeq.errors",
+    "export": "edgeq.api",
     "load_recipe": "edgeq.recipe",
     "load_target": "edgeq.target",
+    "read_bundle": "edgeq.bundle",
+    "run": "edgeq.api",
     "target_names": "edgeq.target",
 }
 
 if TYPE_CHECKING:
-    from edgeq.errors import EdgeqError
+    from edgeq.api import export, run
+    from edgeq.bundle import read_bundle
+    from edgeq.errors import ContractError, EdgeqError
     from edgeq.recipe import load_recipe
     from edgeq.target import load_target, target_names
 
-__all__ = ["EdgeqError", "__version__", "load_recipe", "load_target", "target_names"]
+__all__ = [
+    "ContractError",
+    "EdgeqError",
+    "__version__",
+    "export",
+    "load_recipe",
+    "load_target",
+    "read_bundle",
+    "run",
+    "target_names",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgeq.job import Exported
+
 __all__ = [
     "CalibrationError",
     "ConfigError",
@@ -80,9 +85,16 @@ class ValidationError(EdgeqError):
 
 
 class ContractError(EdgeqError):
-    """A result was produced, but it does not meet ``--max-drop``, ``--min-sqnr`` or ``--max-size``."""
+    """A result was produced, but it does not meet ``--max-drop``, ``--min-sqnr`` or ``--max-size``.
+
+    ``exported`` is the best result, an ``edgeq.job.Exported``.
+    """
 
     exit_code = 7
+
+    def __init__(self, what: str, where: str, remedy: str, exported: Exported) -> None:
+        self.exported = exported
+        super().__init__(what, where=where, remedy=remedy)
 
 
 class OutputError(EdgeqError):

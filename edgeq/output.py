@@ -11,7 +11,20 @@ from pathlib import Path
 
 from edgeq.errors import OutputError
 
-__all__ = ["atomic_file", "atomic_folder"]
+__all__ = ["atomic_file", "atomic_folder", "check_free"]
+
+
+def check_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Raise OutputError unless a bundle may be written at ``path``: before an hour's work, not after it."""
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise OutputError("the output exists already", where=str(path), remedy="give another --output, or --overwrite")
+    if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / "manifest.json").exists())):
+        raise OutputError(
+            "the output exists and is not an edgeq bundle, so --overwrite leaves it alone",
+            where=str(path),
+            remedy="give another --output, or remove it yourself",
+        )
 
 
 @contextmanager
@@ -22,14 +35,7 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
         OutputError: ``path`` exists and ``overwrite`` is false, or it cannot be written.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise OutputError("the output exists already", where=str(path), remedy="give another --output, or --overwrite")
-    if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / "manifest.json").exists())):
-        raise OutputError(
-            "the output exists and is not an edgeq bundle, so --overwrite leaves it alone",
-            where=str(path),
-            remedy="give another --output, or remove it yourself",
-        )
+    check_free(path, overwrite=overwrite)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))

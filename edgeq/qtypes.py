@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import ml_dtypes
 import numpy as np
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = [
     "Decision",
@@ -287,6 +290,21 @@ class QuantPlan:
 
     def __iter__(self) -> Iterator[Decision]:
         return iter(self.decisions)
+
+    def counterparts(self, float_model: ir.Model, quantized: ir.Model) -> dict[str, str]:
+        """For each tensor that a node computes in the float model, the one that stands for it in ``quantized``.
+
+        That is the DequantizeLinear's output where the tensor was quantized, else the tensor of the same name.
+        """
+        there = {str(value.name) for node in quantized.graph for value in node.outputs}
+        pairs = {}
+        for node in float_model.graph:
+            for value in node.outputs:
+                name = str(value.name)
+                stands = f"{name}_dequantized" if f"{name}_dequantized" in there else name
+                if stands in there:
+                    pairs[name] = stands
+        return pairs
 
     @property
     def quantized(self) -> tuple[Decision, ...]:

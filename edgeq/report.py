@@ -268,7 +268,7 @@ def plan_row(decision: Decision) -> PlanRow:
     )
 
 
-def encode(value: msgspec.Struct) -> bytes:
+def encode(value: Any) -> bytes:
     """Indented UTF-8 JSON with sorted keys and a final newline; infinities become ``LIMIT_DB``."""
     builtins = _finite(msgspec.to_builtins(value, order="sorted"))
     return msgspec.json.format(msgspec.json.encode(builtins, order="sorted"), indent=2) + b"\n"

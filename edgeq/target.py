@@ -136,10 +136,13 @@ class Verification(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How far this profile can be verified on the machine that makes the package.
 
     ``latency``: ``here`` (this machine is the target), ``proxy`` (same provider, other processor)
-    or ``none``. ``note`` is printed in every report.
+    or ``none``. ``accuracy``: ``provider`` (its own kernels run here) or ``specification`` (the
+    QDQ graph without any fusion, where the CPU's kernels are no reference). ``note`` is printed in
+    every report.
     """
 
     latency: Literal["here", "proxy", "none"]
+    accuracy: Literal["provider", "specification"] = "provider"
     machines: tuple[str, ...] = ()
     note: str
 

@@ -81,12 +81,7 @@ class _Planner:
             name = str(node.name)
             if name in self.layout.integer:
                 self._constants(node, first_or_last=name in edges)
-                kind = {"moves-data": "moves data"}.get(self.layout.integer[name].kind, "integer")
-                self.nodes[name] = (kind, self.layout.integer[name].source)
-            elif name in self.layout.absorbed:
-                self.nodes[name] = ("fused", self.layout.reasons[name])
-            else:
-                self.nodes[name] = ("float", self.layout.reasons[name])
+        self.nodes = {name: (kind, why) for name, (_, kind, why) in self.layout.kinds(self.model).items()}
         for tensor, reason in self.demoted.items():
             readers = self.layout.activations[tensor]
             self.nodes.update(dict.fromkeys(readers, ("float", reason)))

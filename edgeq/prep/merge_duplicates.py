@@ -41,7 +41,7 @@ _RANDOM = frozenset(
 
 
 class MergeDuplicates(PrepPass):
-    """Common subexpression elimination; outputs of the model stay separate."""
+    """Common subexpression elimination; two outputs of the model stay two."""
 
     name = "merge duplicates"
 
@@ -90,7 +90,9 @@ def _mergeable(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
 
 def _key(node: ir.Node) -> Hashable | None:
     """Equal for nodes that compute the same; None for those that must stay."""
-    if node.op_type in _RANDOM or any(output.is_graph_output() for output in node.outputs):
+    if node.op_type in _RANDOM:
+        return None
+    if len(node.outputs) > 1 and any(output.is_graph_output() for output in node.outputs):
         return None
     attributes: list[tuple[str, Hashable]] = []
     for name, attribute in sorted(node.attributes.items()):

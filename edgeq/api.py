@@ -1,0 +1,140 @@
+"""The Python API: the command line's verbs as functions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeq.job import Data, Exported, Limits, parse_bytes
+
+if TYPE_CHECKING:
+    from edgeq.progress import Progress
+    from edgeq.report import Report
+
+__all__ = ["export", "run"]
+
+
+def export(
+    source: Any,
+    *,
+    target: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    calibration: Any = None,
+    evaluation: Any = None,
+    labels: str | os.PathLike[str] | None = None,
+    pairs: str | os.PathLike[str] | None = None,
+    metric: str | None = None,
+    samples: int | None = None,
+    precision: str | None = None,
+    max_drop: float | None = None,
+    min_sqnr: float | None = None,
+    max_size: int | str | None = None,
+    range_method: str = "mse",
+    bias_correction: bool = True,
+    task: str | None = None,
+    example_inputs: Any = None,
+    fix: Mapping[str, int] | None = None,
+    seed: int | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    measure: bool = True,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    progress: Progress | None = None,
+) -> Exported:
+    """Turn a model into a quantized, validated package for one target.
+
+    Args:
+        source: A path, an id or an object: ``model.onnx``, ``module.py:function``, ``program.pt2``, a
+            Hugging Face id or folder, ``example:NAME``, a ``torch.nn.Module`` (with
+            ``example_inputs``), an ``ExportedProgram``, an ``onnx.ModelProto`` or ``onnx_ir.Model``.
+        target: A target's name (``edgeq.target_names()``) or a profile's ``.toml`` file.
+        output: The bundle's folder; default ``<name>-<target>`` in the working directory.
+        calibration: A folder of pictures, ``.npy``/``.npz`` files, ``.jsonl`` texts, a recipe, or an
+            iterable of dicts, tuples or arrays (a list, a DataLoader).
+        evaluation: Data of the same kinds to measure accuracy on; default: a held-out part of
+            ``calibration``.
+        labels: Labels of ``evaluation``: JSON, CSV, or a folder per class.
+        pairs: JSONL with ``query`` and ``document``, for retrieval.
+        metric: A metric of your own, ``path/to/metric.py:function``.
+        samples: How many calibration samples to use.
+        precision: Such as ``w8a8``, ``w8a16``, ``w4``; default: the target's, in order, until the
+            limits are met.
+        max_drop: Most that may be lost, in percentage points of the primary metric.
+        min_sqnr: Least signal-to-noise ratio of the outputs, in dB.
+        max_size: Largest model file, in bytes or as text such as ``"5MB"``.
+        range_method: ``mse``, ``minmax``, ``average``, ``percentile`` or ``entropy``.
+        bias_correction: Shift biases by the mean error of quantized weights.
+        task: What the model does, such as ``image-classification``.
+        example_inputs: One batch of inputs, for sources that carry none.
+        fix: Sizes of dynamic dimensions by name.
+        seed: For drawing ``samples``.
+        cache: A folder for statistics; an interrupted calibration resumes from it.
+        overwrite: Replace an existing bundle.
+        measure: Measure latency and memory.
+        trust_remote_code: Run Python code that a Hugging Face model brings along.
+        allow_pickle: Load weights that exist only as pickles.
+        progress: Told of every step.
+
+    Returns:
+        The bundle and its report.
+
+    Raises:
+        EdgeqError: its subclasses say what went wrong; ``ContractError`` carries the best result.
+
+    Example:
+        >>> result = edgeq.export("model.onnx", target="android", calibration="photos/", max_drop=0.5)
+        >>> result.report.drop, result.report.size.ratio
+    """
+    from edgeq.pipeline import Job
+    from edgeq.pipeline import export as carry_out
+    from edgeq.progress import Silent
+
+    job = Job(
+        source,
+        target,
+        data=Data(calibration, evaluation, labels, pairs, metric, samples, seed),
+        precision=precision,
+        range_method=range_method,
+        bias_correction=bias_correction,
+        task=task,
+        example_inputs=example_inputs,
+        fixed_dims=dict(fix or {}),
+        cache=None if cache is None else Path(cache),
+        measure=measure,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+        progress=progress or Silent(),
+    )
+    size = parse_bytes(max_size) if isinstance(max_size, str) else max_size
+    return carry_out(job, output=output, limits=Limits(max_drop, min_sqnr, size), overwrite=overwrite)
+
+
+def run(
+    bundle: str | os.PathLike[str],
+    *,
+    reference: str | os.PathLike[str] | None = None,
+    threads: int = 1,
+    tolerance_db: float = 3.0,
+    report_folder: str | os.PathLike[str] | None = None,
+) -> Report:
+    """Validate a bundle on this machine.
+
+    Args:
+        bundle: The folder that ``export`` wrote.
+        reference: The float model, to compare latency and memory with.
+        threads: Threads of ONNX Runtime, 0 for all cores.
+        tolerance_db: How far the SQNR of the bundle's samples may stay behind what the manifest says.
+        report_folder: Write ``report.json`` and ``report.html`` here.
+
+    Raises:
+        ConfigError: not a bundle.
+        ValidationError: a file was changed, or the outputs are not what they were.
+    """
+    from edgeq.pipeline import validate_bundle
+
+    return validate_bundle(
+        bundle, reference=reference, threads=threads, tolerance_db=tolerance_db, report_folder=report_folder
+    )

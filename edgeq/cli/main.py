@@ -1,0 +1,327 @@
+"""The commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeq import __version__
+from edgeq.cli.options import command, data_options, default_cache, print_json, source_options
+
+if TYPE_CHECKING:
+    from edgeq.pipeline import Job
+
+__all__ = ["cli", "main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edgeq")
+def cli() -> None:
+    """Turn a model into a small, fast, proven ONNX package for one edge target.
+
+    SOURCE is model.onnx, module.py:function, program.pt2, a Hugging Face id or folder, or
+    example:NAME (efficientnet-lite0, minilm).
+
+    \b
+    Example:
+      edgeq export example:efficientnet-lite0 --target android
+    """
+
+
+def main() -> None:
+    """Entry point of the ``edgeq`` program."""
+    cli(prog_name="edgeq")
+
+
+def _job(json_output: bool, options: dict[str, Any], **more: Any) -> Job:
+    """The job that the shared options describe."""
+    from edgeq.cli.progress import make_progress
+    from edgeq.job import Data, parse_shapes
+    from edgeq.pipeline import Job
+
+    data = Data(
+        options["calibration"],
+        more.pop("evaluation", None),
+        more.pop("labels", None),
+        more.pop("pairs", None),
+        more.pop("metric", None),
+        options["samples"],
+        options["seed"],
+    )
+    cache = None if options["no_cache"] else options["cache"] or default_cache()
+    return Job(
+        options["source"],
+        options["target"],
+        data=data,
+        precision=options["precision"],
+        range_method=options["range_method"],
+        task=options["task"],
+        fixed_dims=parse_shapes(options["fix"]),
+        cache=cache,
+        trust_remote_code=options["trust_remote_code"],
+        allow_pickle=options["allow_pickle"],
+        progress=make_progress(quiet=json_output),
+        **more,
+    )
+
+
+@command(cli, name="export")
+@source_options
+@data_options
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="The bundle's folder [default: NAME-TARGET].")
+@click.option("--evaluation", "-e", metavar="DATA", help="Data to measure on [default: held out of --calibration].")
+@click.option("--labels", type=click.Path(path_type=Path), help="Labels of --evaluation: JSON, CSV or a class folder.")
+@click.option("--pairs", type=click.Path(path_type=Path), help="JSONL of query and document, for retrieval.")
+@click.option("--metric", metavar="FILE.py:FUNCTION", help="A metric of your own; it becomes the primary one.")
+@click.option("--max-drop", type=float, metavar="POINTS", help="Most to lose, in points of the primary metric.")
+@click.option("--min-sqnr", type=float, metavar="DB", help="Least signal-to-noise ratio of the outputs, in dB.")
+@click.option("--max-size", metavar="SIZE", help="Largest model file, such as 5MB.")
+@click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are.")
+@click.option("--no-measure", is_flag=True, help="Leave out latency and memory.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
+def export_command(
+    json_output: bool,
+    output: Path | None,
+    evaluation: str | None,
+    labels: Path | None,
+    pairs: Path | None,
+    metric: str | None,
+    max_drop: float | None,
+    min_sqnr: float | None,
+    max_size: str | None,
+    no_bias_correction: bool,
+    no_measure: bool,
+    overwrite: bool,
+    **options: Any,
+) -> None:
+    """Make a quantized, validated package of SOURCE for one target: the whole job.
+
+    Exit code 7 says that --max-drop, --min-sqnr or --max-size is not met; the best result is kept
+    beside the output then.
+
+    \b
+    Example:
+      edgeq export model.onnx --target android --calibration photos/ --max-drop 0.5
+    """
+    from edgeq.job import Limits, parse_bytes
+    from edgeq.pipeline import export
+
+    limits = Limits(max_drop, min_sqnr, None if max_size is None else parse_bytes(max_size))
+    job = _job(
+        json_output,
+        options,
+        evaluation=evaluation,
+        labels=labels,
+        pairs=pairs,
+        metric=metric,
+        bias_correction=not no_bias_correction,
+        measure=not no_measure,
+    )
+    exported = export(job, output=output, limits=limits, overwrite=overwrite)
+    if json_output:
+        print_json({"bundle": str(exported.path), "report": exported.report})
+    else:
+        from edgeq.cli.render import show_report
+
+        show_report(exported.report, exported.path)
+
+
+@command(cli, name="plan")
+@source_options
+@data_options
+@click.option("--explain", metavar="NODE", help="Show only what concerns one node or tensor.")
+@click.option("--all", "everything", is_flag=True, help="Show weights and biases too, not only activations and skips.")
+def plan_command(json_output: bool, explain: str | None, everything: bool, **options: Any) -> None:
+    """Show what would be done to SOURCE and why, without doing it.
+
+    \b
+    Example:
+      edgeq plan example:minilm --target linux-x64
+    """
+    from edgeq.report import plan_row
+
+    job = _job(json_output, options)
+    shaped, chosen = job.plan(job.schemes[0])
+    nodes = {str(n.name): (n.op_type, *chosen.nodes[str(n.name)]) for n in shaped.graph}
+    if explain is not None:
+        chosen, nodes = _explained(chosen, nodes, explain)
+    rows = [plan_row(decision) for decision in chosen]
+    if json_output:
+        table = [{"node": k, "op_type": v[0], "kind": v[1], "why": v[2]} for k, v in nodes.items()]
+        print_json({"target": chosen.target, "precision": chosen.scheme.name, "decisions": rows, "nodes": table})
+    else:
+        from edgeq.cli.render import show_plan
+
+        show_plan(chosen, rows, nodes, everything=everything or explain is not None)
+
+
+def _explained(chosen: Any, nodes: dict[str, tuple[str, str, str]], name: str) -> tuple[Any, dict[str, Any]]:
+    from dataclasses import replace
+
+    from edgeq.errors import ConfigError
+
+    decisions = tuple(d for d in chosen if name == d.tensor or name in d.consumers)
+    kept = {key: value for key, value in nodes.items() if key == name or any(key in d.consumers for d in decisions)}
+    if not decisions and not kept:
+        raise ConfigError(
+            f"the plan knows no node or tensor {name!r}", remedy="run `edgeq plan` without --explain for the names"
+        )
+    return replace(chosen, decisions=decisions), kept
+
+
+@command(cli, name="inspect")
+@click.argument("source")
+@click.option("--target", "-t", help="Also say how each node would run on this target.")
+@click.option("--precision", "-p", help="With --target: the precision to judge by [default: the target's first].")
+@click.option("--task", help="What the model does; for Hugging Face sources.")
+@click.option("--fix", multiple=True, metavar="NAME=SIZE", help="Fix a dynamic dimension; repeatable.")
+def inspect_command(
+    json_output: bool, source: str, target: str | None, precision: str | None, task: str | None, fix: tuple[str, ...]
+) -> None:
+    """Describe a model or a bundle: inputs, outputs, operators, size, and what a target would make of it.
+
+    \b
+    Example:
+      edgeq inspect model.onnx --target android
+    """
+    from edgeq.cli.progress import make_progress
+    from edgeq.inspection import inspect
+
+    found = inspect(source, target, precision, task, fix, make_progress(quiet=json_output))
+    if json_output:
+        print_json(found)
+    else:
+        from edgeq.cli.render import show_inspection
+
+        show_inspection(found)
+
+
+@command(cli, name="calibrate")
+@source_options
+@data_options
+def calibrate_command(json_output: bool, **options: Any) -> None:
+    """Gather statistics of SOURCE's activations into the cache, where `edgeq export` finds them.
+
+    \b
+    Example:
+      edgeq calibrate model.onnx --target android --calibration photos/
+    """
+    job = _job(json_output, options)
+    shaped = job.shaped(job.schemes[0])
+    stats = job.statistics(shaped, job.layout(shaped, job.schemes[0]))
+    if json_output:
+        print_json({name: _stats_row(s) for name, s in stats.items()})
+    else:
+        from edgeq.cli.render import show_statistics
+
+        show_statistics(stats, job.cache)
+
+
+def _stats_row(stats: Any) -> dict[str, Any]:
+    return {
+        "lo": stats.lo,
+        "hi": stats.hi,
+        "average_lo": stats.average_lo,
+        "average_hi": stats.average_hi,
+        "values": stats.values,
+        "batches": stats.batches,
+        "masked": stats.masked,
+    }
+
+
+@command(cli, name="run")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--reference", type=click.Path(path_type=Path), help="The float model, to compare speed and memory with.")
+@click.option("--threads", type=click.IntRange(min=0), default=1, show_default=True, help="0: all cores.")
+@click.option("--tolerance", type=float, default=3.0, show_default=True, metavar="DB", help="Loss of SQNR allowed.")
+@click.option("--report", "folder", type=click.Path(path_type=Path), help="Write report.json and report.html here.")
+def run_command(
+    json_output: bool, bundle: Path, reference: Path | None, threads: int, tolerance: float, folder: Path | None
+) -> None:
+    """Validate BUNDLE on this machine: files, outputs, placement, latency and memory.
+
+    Exit code 6 says that a file was changed or that the outputs are not what they were.
+
+    \b
+    Example:
+      edgeq run efficientnet-lite0-android
+    """
+    from edgeq.api import run
+
+    found = run(bundle, reference=reference, threads=threads, tolerance_db=tolerance, report_folder=folder)
+    if json_output:
+        print_json(found)
+    else:
+        from edgeq.cli.render import show_report
+
+        show_report(found, folder)
+
+
+class _TargetsGroup(click.Group):
+    """``edgeq targets`` lists; ``edgeq targets show NAME`` shows one."""
+
+
+@cli.group(name="targets", cls=_TargetsGroup, invoke_without_command=True)
+@click.option("--json", "json_output", is_flag=True, help="Print the result as JSON on stdout.")
+@click.pass_context
+def targets_group(context: click.Context, json_output: bool) -> None:
+    """List the targets, or show one.
+
+    \b
+    Example:
+      edgeq targets show android
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from edgeq.target import load_target, target_names
+
+    profiles = [load_target(name) for name in target_names()]
+    if json_output:
+        print_json([{"name": p.name, "summary": p.summary, "precisions": p.precisions} for p in profiles])
+    else:
+        from edgeq.cli.render import show_targets
+
+        show_targets(profiles)
+
+
+@command(targets_group, name="show")
+@click.argument("name")
+def show_command(json_output: bool, name: str) -> None:
+    """Show what target NAME can run, with the source of each limit.
+
+    \b
+    Example:
+      edgeq targets show linux-x64
+    """
+    from edgeq.target import load_target
+
+    profile = load_target(name)
+    if json_output:
+        print_json(profile)
+    else:
+        from edgeq.cli.render import show_target
+
+        show_target(profile)
+
+
+@command(cli, name="doctor")
+def doctor_command(json_output: bool) -> None:
+    """Check this installation: versions, extras, execution providers, processor.
+
+    \b
+    Example:
+      edgeq doctor
+    """
+    from edgeq.doctor import examine
+
+    checks = examine()
+    if json_output:
+        print_json(checks)
+    else:
+        from edgeq.cli.render import show_checks
+
+        show_checks(checks)
+    if any(check.state == "broken" for check in checks):
+        raise SystemExit(1)

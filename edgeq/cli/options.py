@@ -1,0 +1,124 @@
+"""Options that several commands share, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeq.errors import EdgeqError
+
+__all__ = ["INTERRUPTED", "command", "data_options", "default_cache", "print_json", "source_options"]
+
+Command = Callable[..., None]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+def command(group: click.Group, **attributes: Any) -> Callable[[Command], click.Command]:
+    """``@group.command`` with ``--json`` and ``--verbose``, and errors turned into text and an exit code."""
+
+    def decorate(function: Command) -> click.Command:
+        @functools.wraps(function)
+        def run(*, json_output: bool, verbose: bool, **arguments: Any) -> None:
+            logging.basicConfig(
+                level=logging.INFO if verbose else logging.WARNING,
+                format="%(levelname)s: %(message)s",
+                stream=sys.stderr,
+            )
+            try:
+                function(json_output=json_output, **arguments)
+            except EdgeqError as error:
+                _fail(error, json_output=json_output)
+            except KeyboardInterrupt:
+                click.echo(
+                    "\nInterrupted: nothing was written. Calibration goes on from its cache next time.", err=True
+                )
+                raise SystemExit(INTERRUPTED) from None
+            except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise SystemExit(1) from None
+
+        wrapped = click.option("--verbose", "-v", is_flag=True, help="Say more on stderr.")(run)
+        wrapped = click.option("--json", "json_output", is_flag=True, help="Print the result as JSON on stdout.")(
+            wrapped
+        )
+        return group.command(**attributes)(wrapped)
+
+    return decorate
+
+
+def _fail(error: EdgeqError, *, json_output: bool) -> None:
+    if json_output:
+        print_json({"error": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy})
+    else:
+        click.echo(click.style("Error: ", fg="red", bold=True) + str(error), err=True)
+    raise SystemExit(error.exit_code)
+
+
+def print_json(value: Any) -> None:
+    """A value of plain types, or a msgspec struct, as indented JSON on stdout."""
+    from edgeq.report import encode
+
+    sys.stdout.buffer.write(encode(value))
+    sys.stdout.buffer.flush()
+
+
+def default_cache() -> Path:
+    """Where statistics are kept: ``$EDGEQ_CACHE``, else ``$XDG_CACHE_HOME/edgeq``, else ``~/.cache/edgeq``."""
+    if folder := os.environ.get("EDGEQ_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeq"
+
+
+def source_options(function: Command) -> Command:
+    """SOURCE, ``--target`` and what belongs to them."""
+    decorators = (
+        click.argument("source"),
+        click.option("--target", "-t", required=True, help="Target name (see `edgeq targets`) or profile file."),
+        click.option("--precision", "-p", help="Such as w8a8, w8a16, w4 [default: the target's, cheapest first]."),
+        click.option("--task", help="What the model does, such as image-classification or feature-extraction."),
+        click.option("--fix", multiple=True, metavar="NAME=SIZE", help="Fix a dynamic dimension; repeatable."),
+        click.option("--trust-remote-code", is_flag=True, help="Run Python code that a Hugging Face model brings."),
+        click.option("--allow-pickle", is_flag=True, help="Load weights that exist only as pickles."),
+    )
+    return _apply(decorators, function)
+
+
+def data_options(function: Command) -> Command:
+    """Calibration data, the range method and the cache."""
+    decorators = (
+        click.option(
+            "--calibration",
+            "-c",
+            metavar="DATA",
+            help="Folder of pictures, .npy/.npz, .jsonl, or a recipe (name or .toml).",
+        ),
+        click.option("--samples", "-n", type=click.IntRange(min=1), help="How many calibration samples to use."),
+        click.option("--seed", type=int, help="For drawing the samples."),
+        click.option(
+            "--range-method",
+            type=click.Choice(["mse", "minmax", "average", "percentile", "entropy"]),
+            default="mse",
+            show_default=True,
+            help="How ranges follow from statistics.",
+        ),
+        click.option(
+            "--cache", type=click.Path(path_type=Path), help="Folder for statistics [default: ~/.cache/edgeq]."
+        ),
+        click.option("--no-cache", is_flag=True, help="Keep no statistics."),
+    )
+    return _apply(decorators, function)
+
+
+def _apply(decorators: tuple[Callable[[Any], Any], ...], function: Command) -> Command:
+    for decorate in reversed(decorators):
+        function = decorate(function)
+    return function

@@ -1,0 +1,204 @@
+"""Results for people: tables on stdout."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from edgeq.doctor import Check
+    from edgeq.inspection import Inspection
+    from edgeq.qtypes import QuantPlan, TensorStats
+    from edgeq.report import Latency, PlanRow, Report
+    from edgeq.target import TargetProfile
+
+__all__ = [
+    "show_checks",
+    "show_inspection",
+    "show_plan",
+    "show_report",
+    "show_statistics",
+    "show_target",
+    "show_targets",
+]
+
+
+def _console() -> Console:
+    # A pipe gets lines as wide as they need to be; a terminal its own width.
+    width = None if sys.stdout.isatty() else max(160, shutil.get_terminal_size((160, 24)).columns)
+    return Console(width=width, soft_wrap=False, highlight=False)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def show_report(report: Report, folder: Path | None) -> None:
+    """The figures that decide, and where the rest is."""
+    console = _console()
+    verdict = "" if report.contract is None else ("  contract met" if report.contract.met else "  contract NOT met")
+    console.print(f"[bold]{escape(report.name)}[/] for [bold]{report.target}[/] in {report.precision}{verdict}\n")
+    table = _table("", "quantized", "float", "")
+    for metric in report.metrics[:6]:
+        value = f"{metric.value:.4g} {metric.unit}".strip()
+        reference = "" if metric.float_value is None else f"{metric.float_value:.4g} {metric.unit}".strip()
+        mark = "primary; " if metric.name == report.primary else ""
+        table.add_row(escape(metric.name), value, reference, escape(f"{mark}{metric.source}"))
+    _add_costs(table, report)
+    console.print(table)
+    kinds = Counter(node.kind for node in report.placement)
+    placed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    console.print(f"\nnodes: {placed or 'n/a'}")
+    for finding in report.findings:
+        nodes = f" ({', '.join(finding.nodes[:3])}{', ...' if len(finding.nodes) > 3 else ''})" if finding.nodes else ""
+        console.print(escape(f"{finding.severity}: {finding.text}{nodes}"))
+        if finding.remedy:
+            console.print(escape(f"  remedy: {finding.remedy}"))
+    for note in report.notes:
+        console.print(escape(f"note: {note}"))
+    if folder is not None:
+        console.print(escape(f"\nbundle: {folder}\nreport: {folder / 'report.html'}"))
+
+
+def _add_costs(table: Table, report: Report) -> None:
+    if report.size is not None:
+        sizes = (report.size.quantized_bytes, report.size.float_bytes)
+        table.add_row("size", *(f"{size / 1e6:.2f} MB" for size in sizes), f"{report.size.ratio:.2f} times smaller")
+    if report.latency is not None:
+        ours, theirs = report.latency.quantized, report.latency.float_model
+        note = f"p50, {ours.threads} thread{'s' * (ours.threads != 1)}, {escape(report.machine.cpu)}"
+        if report.latency.cpu_speedup is not None:
+            note += f"; {report.latency.cpu_speedup:.2f} times faster by CPU time"
+        table.add_row("latency", _ms(ours), _ms(theirs), note)
+    if report.memory is not None:
+        peaks = (report.memory, report.float_memory)
+        table.add_row("memory", *("n/a" if m is None else f"{m.peak_mb:.0f} MB" for m in peaks), "peak of a process")
+
+
+def _ms(latency: Latency | None) -> str:
+    return "n/a" if latency is None else f"{latency.p50_ms:.2f} ms"
+
+
+def show_plan(
+    plan: QuantPlan, rows: Sequence[PlanRow], nodes: Mapping[str, tuple[str, str, str]], *, everything: bool
+) -> None:
+    """Decisions, then what stays float and why."""
+    console = _console()
+    console.print(f"plan: {plan.scheme.name} on {plan.target}\n")
+    table = _table("tensor", "as", "granularity", "scale", "range", "rule")
+    shown = [r for r in rows if r.skip_reason is None and (everything or r.role == "activation")]
+    for row in shown:
+        span = "" if row.lo is None or row.hi is None else f"{row.lo:.4g} .. {row.hi:.4g}"
+        cells = (row.tensor, f"{row.role} {row.dtype}", row.granularity or "", row.scale or "", span, row.rule)
+        table.add_row(*map(escape, cells))
+    console.print(table)
+    hidden = Counter(row.role for row in rows if row.skip_reason is None and row not in shown)
+    if hidden:
+        console.print(f"and {', '.join(f'{n} of role {role}' for role, n in hidden.items())} (--all shows them)")
+    skipped = [row for row in rows if row.skip_reason is not None]
+    for row in skipped:
+        console.print(escape(f"skipped: {row.role} {row.tensor}: {row.skip_reason}"))
+    _show_nodes(console, nodes)
+
+
+def _show_nodes(console: Console, nodes: Mapping[str, tuple[str, str, str]]) -> None:
+    kinds = Counter(kind for _, kind, _ in nodes.values())
+    console.print("\nnodes: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
+    floats = _table("float", "nodes", "why")
+    reasons = Counter((op_type, why) for op_type, kind, why in nodes.values() if kind == "float")
+    for (op_type, why), count in reasons.most_common(40):
+        floats.add_row(op_type, str(count), escape(why))
+    if reasons:
+        console.print(floats)
+
+
+def show_inspection(found: Inspection) -> None:
+    """A model's summary."""
+    console = _console()
+    console.print(f"[bold]{escape(found.name)}[/], opset {found.opset}, task {found.task or 'unknown'}")
+    for key, value in found.origin.items():
+        console.print(escape(f"  {key}: {value}"))
+    console.print(escape("\n".join(["inputs:", *(f"  {i}" for i in found.inputs)])))
+    console.print(escape("\n".join(["outputs:", *(f"  {o}" for o in found.outputs)])))
+    console.print(f"parameters: {found.parameters:,} ({found.weight_bytes / 1e6:.2f} MB)")
+    console.print("operators: " + ", ".join(f"{n} {op}" for op, n in found.operators.items()))
+    before, after = sum(found.source_operators.values()), sum(found.operators.values())
+    console.print(f"nodes: {before} as exported, {after} after folding")
+    if found.target:
+        console.print(f"\non {found.target} in {found.precision}:")
+        _show_nodes(console, {n.node: (n.op_type, n.kind, n.why) for n in found.forecast})
+
+
+def show_statistics(stats: Mapping[str, TensorStats], cache: Path | None) -> None:
+    """Extrema of every observed tensor."""
+    console = _console()
+    table = _table("tensor", "lowest", "highest", "values")
+    for name, seen in stats.items():
+        table.add_row(escape(name), f"{seen.lo:.5g}", f"{seen.hi:.5g}", f"{seen.values:,}")
+    console.print(table)
+    if cache is not None:
+        console.print(escape(f"kept in {cache}"))
+
+
+def show_targets(profiles: Sequence[TargetProfile]) -> None:
+    """One line per target."""
+    table = _table("target", "precisions", "what it is")
+    for profile in profiles:
+        table.add_row(profile.name, ", ".join(profile.precisions), escape(profile.summary))
+    _console().print(table)
+
+
+def show_target(profile: TargetProfile) -> None:
+    """Everything a profile says, limit by limit."""
+    console = _console()
+    console.print(f"[bold]{profile.name}[/]: {escape(profile.summary)}\n")
+    provider = profile.provider
+    facts: dict[str, Any] = {
+        "provider": f"{provider.name} ({provider.package}{provider.version}, {provider.registration})",
+        "options": ", ".join(f"{k}={v}" for k, v in {**provider.options, **provider.session}.items()) or "none",
+        "precisions": ", ".join(profile.precisions),
+        "graph": f"opset {profile.graph.opset}, IR {profile.graph.ir_version}, {profile.graph.shapes} shapes",
+        "activations": ", ".join(profile.activations.types.values()),
+        "weights": ", ".join(profile.weights.types.values()),
+        "bias": profile.bias.mode,
+        "absorbs": ", ".join(profile.absorbs) or "nothing",
+        "verified": f"accuracy by the {profile.verification.accuracy}, latency {profile.verification.latency}; "
+        f"{profile.verification.note}",
+    }
+    for key, value in facts.items():
+        console.print(escape(f"{key}: {value}"))
+    table = _table("operators", "kind", "activations", "weights", "source", title="\ncapabilities")
+    for capability in profile.capability:
+        table.add_row(
+            escape(", ".join(capability.ops)),
+            capability.kind,
+            ", ".join(map(str, capability.activation_bits)) or "float",
+            ", ".join(map(str, capability.weight_bits)) or "-",
+            escape(capability.source),
+        )
+    console.print(table)
+    for fixed in profile.fixed:
+        console.print(escape(f"fixed: {fixed.op} in [{fixed.lo:g}, {fixed.hi:g}): {fixed.source}"))
+    for source in profile.sources:
+        console.print(escape(f"source: {source}"))
+
+
+def show_checks(checks: Sequence[Check]) -> None:
+    """One line per check."""
+    styles = {"ok": "green", "absent": "yellow", "broken": "red"}
+    table = _table("", "what", "found", "remedy")
+    for check in checks:
+        state = f"[{styles[check.state]}]{check.state}[/]"
+        table.add_row(state, check.name, escape(check.found), escape(check.remedy or ""))
+    _console().print(table)

@@ -1,0 +1,204 @@
+"""What a user asks for, and what comes back: the arguments and results of ``edgeq.export``."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import msgspec
+
+from edgeq.bundle import Bundle
+from edgeq.errors import ConfigError
+from edgeq.qtypes import QuantPlan, Scheme
+from edgeq.report import Clause, Contract, Metric, NodePlacement, Report, Size
+from edgeq.target import Provider, TargetProfile
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = [
+    "Data",
+    "Exported",
+    "Limits",
+    "broken_contract",
+    "library_versions",
+    "parse_bytes",
+    "parse_scheme",
+    "parse_shapes",
+    "planned_placement",
+]
+
+Kind = Literal["integer", "moves data", "float", "fused"]
+
+
+class Evaluation(Protocol):
+    """The part of ``edgeq.run.accuracy.Evaluation`` that a contract looks at."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]: ...
+
+    @property
+    def drop(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """Data to calibrate with and to measure accuracy on.
+
+    ``calibration`` and ``evaluation`` are whatever ``edgeq.calibrate.load_feed`` takes: a folder of
+    pictures, ``.npy``/``.npz``, ``.jsonl``, a recipe, or anything iterable. Without ``evaluation``
+    a part of the calibration data is held out. ``labels`` (a file, see ``docs/accuracy.md``)
+    belong to ``evaluation``; ``pairs`` is a ``.jsonl`` file with ``query`` and ``document``;
+    ``metric`` is the user's own, ``path/to/metric.py:function``.
+    """
+
+    calibration: Any = None
+    evaluation: Any = None
+    labels: str | os.PathLike[str] | None = None
+    pairs: str | os.PathLike[str] | None = None
+    metric: str | None = None
+    count: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The contract: what the package may lose and weigh at most; None means no limit.
+
+    ``max_drop`` is in percentage points of the primary metric, ``min_sqnr_db`` in dB,
+    ``max_size_bytes`` is for the model file with its external data.
+    """
+
+    max_drop: float | None = None
+    min_sqnr_db: float | None = None
+    max_size_bytes: int | None = None
+
+    def judge(self, evaluation: Evaluation, size: Size) -> Contract | None:
+        """The contract with what was measured, or None if nothing was asked.
+
+        The SQNR is that of the pooled embeddings where there are some, else of the worst output.
+        """
+        decibels = [metric for metric in evaluation.metrics if metric.unit == "dB"]
+        drop, size_bytes = evaluation.drop, size.quantized_bytes
+        sqnr_db = decibels[0].value if decibels else None
+        clauses = []
+        if self.max_drop is not None:
+            met = drop <= self.max_drop
+            clauses.append(_clause("--max-drop", self.max_drop, round(drop, 4), "points", met))
+        if self.min_sqnr_db is not None:
+            met = sqnr_db is not None and sqnr_db >= self.min_sqnr_db
+            clauses.append(_clause("--min-sqnr", self.min_sqnr_db, sqnr_db, "dB", met))
+        if self.max_size_bytes is not None:
+            met = size_bytes <= self.max_size_bytes
+            clauses.append(_clause("--max-size", self.max_size_bytes, size_bytes, "bytes", met))
+        return Contract(clauses=tuple(clauses), met=all(c.met for c in clauses)) if clauses else None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What ``edgeq.export`` returns: the bundle on disk and the report of what was measured."""
+
+    bundle: Bundle
+    report: Report
+
+    @property
+    def path(self) -> Path:
+        return self.bundle.path
+
+
+def broken_contract(report: Report, path: Path) -> tuple[str, str, str]:
+    """What, where and remedy of a contract that was not met."""
+    assert report.contract is not None
+    missed = [
+        f"{c.option} {_in_words(c.asked, c.unit)}: the best found has {_in_words(c.measured, c.unit)}, "
+        f"{_in_words(None if c.measured is None else abs(c.measured - c.asked), c.unit)} off"
+        for c in report.contract.clauses
+        if not c.met
+    ]
+    what = f"the contract is not met with {report.precision} on {report.target}: {'; '.join(missed)}"
+    if report.primary:
+        what += f" (primary metric: {report.primary})"
+    remedy = "look at the report for the layers that lose most; relax the limit, or give more calibration data"
+    return what, f"the best result is in {path}", remedy
+
+
+def _in_words(value: float | None, unit: str) -> str:
+    return "nothing measured" if value is None else f"{value:.4g} {unit}" if unit != "bytes" else f"{value:,.0f} bytes"
+
+
+def planned_placement(model: ir.Model, plan: QuantPlan, provider: Provider) -> tuple[NodePlacement, ...]:
+    """The placement that the profile promises, for providers that are not available here."""
+    return tuple(
+        NodePlacement(
+            node=str(node.name),
+            op_type=node.op_type,
+            provider=provider.name,
+            runs_as="not run here",
+            kind=msgspec.convert(plan.nodes[str(node.name)][0], Kind),
+            why=plan.nodes[str(node.name)][1],
+        )
+        for node in model.graph
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that decide what bytes come out."""
+    import importlib.metadata
+
+    names = ("onnx", "onnx-ir", "onnxruntime", "numpy")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def parse_scheme(name: str, target: TargetProfile) -> Scheme:
+    """The scheme of a precision; raises ConfigError for one that has no meaning on ``target``."""
+    try:
+        scheme = Scheme.parse(name)
+    except ValueError as error:
+        raise ConfigError(str(error), remedy=f"{target.name} suggests: {', '.join(target.precisions)}") from None
+    bits = scheme.activation_bits
+    if str(scheme.weight_bits) not in target.weights.types:
+        raise ConfigError(
+            f"{target.name} has no {scheme.weight_bits}-bit weights, which {name!r} asks for",
+            remedy=f"{target.name} suggests: {', '.join(target.precisions)}",
+        )
+    if bits is not None and str(bits) not in target.activations.types:
+        raise ConfigError(
+            f"{target.name} has no {bits}-bit activations, which {name!r} asks for",
+            remedy=f"{target.name} suggests: {', '.join(target.precisions)}",
+        )
+    return scheme
+
+
+def _clause(option: str, asked: float, measured: float | None, unit: str, met: bool) -> Clause:
+    return Clause(option=option, asked=asked, measured=measured, unit=unit, met=met)
+
+
+def parse_bytes(text: str) -> int:
+    """``"5MB"`` -> 5000000, ``"5MiB"`` -> 5242880, ``"123"`` -> 123.
+
+    Raises:
+        ConfigError: not a size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMG]?)(i?)[bB]?\s*", text)
+    if not match:
+        raise ConfigError(f"{text!r} is not a size", remedy="write bytes, or a number with kB, MB, GB or MiB")
+    number, prefix, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kMG".index(prefix.replace("K", "k") or " "))
+
+
+def parse_shapes(items: tuple[str, ...]) -> dict[str, int]:
+    """``("batch=1", "input_ids:1=128")`` -> sizes by name of a dimension or by input and axis.
+
+    Raises:
+        ConfigError: an item has another form, or a size below 1.
+    """
+    sizes: dict[str, int] = {}
+    for item in items:
+        name, _, size = item.rpartition("=")
+        if not name or not size.isdecimal() or int(size) < 1:
+            raise ConfigError(f"{item!r} fixes no dimension", remedy="write NAME=SIZE, such as --fix sequence=128")
+        sizes[name] = int(size)
+    return sizes

@@ -1,0 +1,420 @@
+"""The story on one page: export, prepare, calibrate, choose, insert, tune, judge, package, run.
+
+Only this module imports stages; each stage knows only the modules at the package's root.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from edgeq import __version__
+from edgeq.bundle import Calibration, Manifest, read_bundle
+from edgeq.calibrate.feeds import Feed, load_feed, split_feed
+from edgeq.calibrate.observe import calibrate
+from edgeq.choose import Layout, choose_plan, find_layout
+from edgeq.errors import CalibrationError, ContractError, ProviderError
+from edgeq.export import load_source
+from edgeq.graph import input_infos, save_model
+from edgeq.insert import insert_qdq, verify_qdq
+from edgeq.job import Data, Exported, Limits, broken_contract, library_versions, parse_scheme, planned_placement
+from edgeq.output import atomic_folder, check_free
+from edgeq.package import write_bundle, write_report
+from edgeq.prep import Prepared, prepare
+from edgeq.progress import Progress, Silent
+from edgeq.qtypes import QuantPlan, Scheme, TensorStats
+from edgeq.report import Contract, Finding, Metric, Report, Size, plan_row
+from edgeq.run.accuracy import Evaluation, evaluate, evaluate_custom, evaluate_pairs, metric_drop
+from edgeq.run.blame import layer_errors
+from edgeq.run.labels import load_labels
+from edgeq.run.latency import compare_latency
+from edgeq.run.machine import describe_machine
+from edgeq.run.memory import measure_memory
+from edgeq.run.placement import Placement, read_placement
+from edgeq.run.validate import validate
+from edgeq.runtime import Optimization, check_available
+from edgeq.source import Source
+from edgeq.target import Provider, TargetProfile, load_target
+from edgeq.tune import finish, shape_float
+
+__all__ = ["Attempt", "Job", "export", "validate_bundle"]
+
+
+def export(job: Job, *, output: str | os.PathLike[str] | None, limits: Limits, overwrite: bool) -> Exported:
+    """Try the job's precisions, cheapest first, until one meets the limits; write the best there is.
+
+    Raises:
+        ContractError: none met them; the best is left in ``<output>.not-met``.
+        OutputError: ``output`` exists or cannot be written.
+    """
+    path = Path(output) if output is not None else Path(f"{job.source.name}-{job.target.name}")
+    check_free(path, overwrite=overwrite)
+    best: Attempt | None = None
+    for scheme in job.schemes:
+        attempt = job.attempt(scheme, limits)
+        if best is None or attempt.met or (not best.met and attempt.evaluation.drop < best.evaluation.drop):
+            best = attempt
+        if attempt.met:
+            break
+    assert best is not None
+    if not best.met:
+        path, overwrite = path.with_name(f"{path.name}.not-met"), True
+    with atomic_folder(path, overwrite=overwrite) as folder:
+        report = job.write(folder, best)
+    exported = Exported(read_bundle(path), report)
+    if not best.met:
+        raise ContractError(*broken_contract(report, path), exported)
+    return exported
+
+
+def validate_bundle(
+    path: str | os.PathLike[str],
+    *,
+    reference: str | os.PathLike[str] | None,
+    threads: int,
+    tolerance_db: float,
+    report_folder: str | os.PathLike[str] | None,
+) -> Report:
+    """Run a bundle on this machine; see ``edgeq.run``."""
+    bundle = read_bundle(path)
+    report = validate(bundle, reference=reference, threads=threads, tolerance_db=tolerance_db)
+    if report_folder is not None:
+        Path(report_folder).mkdir(parents=True, exist_ok=True)
+        write_report(Path(report_folder), report, bundle.manifest)
+    return report
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One precision carried out and judged."""
+
+    scheme: Scheme
+    shaped: ir.Model
+    plan: QuantPlan
+    model: ir.Model
+    evaluation: Evaluation
+    size: Size
+    contract: Contract | None
+
+    @property
+    def met(self) -> bool:
+        return self.contract is None or self.contract.met
+
+
+@dataclass
+class Job:
+    """One source for one target: each stage runs once, when it is first needed.
+
+    ``precision`` None tries the target's own precisions in order. ``fixed_dims`` fixes dynamic
+    dimensions by name. ``cache`` is a folder where statistics are kept. ``measure`` False leaves
+    out latency and memory.
+    """
+
+    origin: Any
+    profile: str | os.PathLike[str]
+    data: Data = field(default_factory=Data)
+    precision: str | None = None
+    range_method: str = "mse"
+    bias_correction: bool = True
+    task: str | None = None
+    example_inputs: Any = None
+    fixed_dims: dict[str, int] = field(default_factory=dict)
+    cache: Path | None = None
+    measure: bool = True
+    seconds: float = 3.0
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    progress: Progress = field(default_factory=Silent)
+
+    # -- export and prep
+
+    @cached_property
+    def target(self) -> TargetProfile:
+        return load_target(os.fspath(self.profile))
+
+    @cached_property
+    def schemes(self) -> tuple[Scheme, ...]:
+        """What to try, in order: the user's precision, or the target's."""
+        names = (self.precision,) if self.precision else self.target.precisions
+        return tuple(parse_scheme(name, self.target) for name in names)
+
+    @cached_property
+    def source(self) -> Source:
+        return load_source(
+            self.origin,
+            task=self.task,
+            example_inputs=self.example_inputs,
+            trust_remote_code=self.trust_remote_code,
+            allow_pickle=self.allow_pickle,
+            progress=self.progress,
+        )
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        return prepare(
+            self.source.model,
+            static=self.target.graph.shapes == "static",
+            fixed_dims=self.fixed_dims,
+            example_inputs=self.source.example_inputs,
+            progress=self.progress,
+        )
+
+    # -- data
+
+    def feed(self, data: Any, *, text_field: str | None = None, limited: bool = False) -> Feed:
+        """A feed for the prepared model; ``limited`` applies the user's count of calibration samples."""
+        return load_feed(
+            data,
+            input_infos(self.prepared.model),
+            preprocess=self.source.preprocess,
+            count=self.data.count if limited else None,
+            seed=self.data.seed,
+            text_field=text_field,
+        )
+
+    @cached_property
+    def feeds(self) -> tuple[Feed | None, Feed | None]:
+        """Calibration and evaluation data, never the same samples; None where there is none."""
+        given = self.data.calibration if self.data.calibration is not None else self.source.recipe
+        everything = None if given is None else self.feed(given, limited=True)
+        if self.data.evaluation is not None:
+            return everything, self.feed(self.data.evaluation)
+        if everything is None or self.data.pairs is not None:
+            return everything, None
+        return split_feed(everything)
+
+    # -- calibrate and choose
+
+    def shaped(self, scheme: Scheme) -> ir.Model:
+        return shape_float(self.prepared.model, self.target, scheme)
+
+    def layout(self, shaped: ir.Model, scheme: Scheme) -> Layout:
+        return find_layout(shaped, self.target, scheme)
+
+    def statistics(self, shaped: ir.Model, layout: Layout) -> dict[str, TensorStats]:
+        if not layout.observed:
+            return {}
+        feed = self.feeds[0]
+        if feed is None:
+            raise CalibrationError(
+                f"precision {layout.scheme.name} needs calibration data, and none was given",
+                remedy="give --calibration a folder, file or recipe; weight-only precisions (w8, w4) need none",
+            )
+        axes = layout.channel_axes(shaped)
+        return calibrate(shaped, feed, layout.observed, channel_axis=axes, cache=self.cache, progress=self.progress)
+
+    def plan(self, scheme: Scheme) -> tuple[ir.Model, QuantPlan]:
+        """The float graph in the target's form, and every decision about it."""
+        shaped = self.shaped(scheme)
+        layout = self.layout(shaped, scheme)
+        stats = self.statistics(shaped, layout)
+        chosen = choose_plan(
+            shaped,
+            layout,
+            stats,
+            self.target,
+            range_method=self.range_method,
+            bias_correction=self.bias_correction,
+        )
+        return shaped, chosen
+
+    # -- insert, tune and judge
+
+    def attempt(self, scheme: Scheme, limits: Limits) -> Attempt:
+        """Carry out one precision and judge it."""
+        shaped, chosen = self.plan(scheme)
+        model = finish(insert_qdq(shaped, chosen), self.target, scheme)
+        verify_qdq(model)
+        with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
+            size = Size(
+                quantized_bytes=_saved_bytes(model, Path(folder) / "quantized"),
+                float_bytes=_saved_bytes(self.prepared.model, Path(folder) / "float"),
+            )
+        evaluation = self.evaluate(model)
+        contract = limits.judge(evaluation, size)
+        return Attempt(scheme, shaped, chosen, model, evaluation, size, contract)
+
+    def evaluate(self, model: ir.Model) -> Evaluation:
+        """Accuracy on data that calibration has not seen, in the arithmetic that the target has."""
+        reference, held_out = self.prepared.model, self.feeds[1]
+        optimization: Optimization = "all" if self.target.verification.accuracy == "provider" else "none"
+        evaluation = None
+        if self.data.pairs is not None:
+            queries = self.feed(self.data.pairs, text_field="query")
+            documents = self.feed(self.data.pairs, text_field="document")
+            source = f"{len(queries)} pairs of {Path(self.data.pairs).name}"
+            evaluation = evaluate_pairs(
+                reference, model, queries, documents, source=source, optimization=optimization, progress=self.progress
+            )
+        if evaluation is None or held_out is not None:
+            judged = None
+            if held_out is not None and self.data.labels is not None:
+                judged = load_labels(self.data.labels, [held_out.sample_name(i) for i in range(len(held_out))])
+            samples = held_out if held_out is not None else [self.source.example_inputs]
+            text = held_out.description if held_out is not None else "example inputs, which are not real data"
+            general = evaluate(
+                reference,
+                model,
+                samples,
+                task=self.source.task,
+                source=text,
+                optimization=optimization,
+                labels=judged,
+                progress=self.progress,
+            )
+            evaluation = (
+                general if evaluation is None else replace(evaluation, metrics=(*evaluation.metrics, *general.metrics))
+            )
+        if self.data.metric is not None:
+            own = evaluate_custom(reference, model, self.data.metric, optimization=optimization)
+            evaluation = replace(
+                evaluation, metrics=(own, *evaluation.metrics), primary=own.name, drop=metric_drop(own)
+            )
+        return evaluation
+
+    # -- package and run
+
+    def write(self, folder: Path, attempt: Attempt) -> Report:
+        """Write the bundle into ``folder``, measure it there, and write its report."""
+        manifest = write_bundle(
+            folder,
+            model=attempt.model,
+            manifest=self.manifest(attempt),
+            sample_inputs=attempt.evaluation.sample_inputs,
+            reference_outputs=attempt.evaluation.reference_outputs,
+            sqnr_db=attempt.evaluation.sqnr_db,
+            labels=self.source.labels,
+        )
+        report = self.report(folder / "model.onnx", attempt)
+        write_report(folder, report, manifest)
+        return report
+
+    def manifest(self, attempt: Attempt) -> Manifest:
+        used = self.feeds[0] if not attempt.scheme.weight_only else None
+        return Manifest(
+            edgeq=__version__,
+            name=self.source.name,
+            target=self.target.name,
+            precision=attempt.scheme.name,
+            provider=self.target.provider,
+            task=self.source.task,
+            preprocess=self.source.preprocess,
+            calibration=None
+            if used is None
+            else Calibration(
+                description=used.description, fingerprint=used.fingerprint, count=len(used), licence=used.licence
+            ),
+            parity=self.source.parity,
+            size=attempt.size,
+            plan=tuple(plan_row(decision) for decision in attempt.plan),
+            provenance=dict(self.source.provenance),
+            licences=self.source.licences,
+            versions=library_versions(),
+            notes=self.notes,
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was not verified here, in words, for the manifest and the report."""
+        return (f"{self.target.name}: {self.target.verification.note}.",)
+
+    def report(self, path: Path, attempt: Attempt) -> Report:
+        """Measure the packaged model as it lies on disk."""
+        inputs = attempt.evaluation.sample_inputs[0]
+        placement, provider, findings = self.placement(path, attempt)
+        latency = memory = float_memory = None
+        if self.measure and self.target.verification.latency != "none":
+            with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
+                reference = Path(folder) / "float.onnx"
+                save_model(self.prepared.model, reference)
+                self.progress.start("measuring latency and memory", None)
+                latency = compare_latency(path, reference, inputs, provider=provider, seconds=self.seconds)
+                memory = measure_memory(path, inputs, provider=provider)
+                float_memory = measure_memory(reference, inputs)
+                self.progress.finish()
+        blame = layer_errors(
+            attempt.shaped,
+            attempt.model,
+            attempt.plan.counterparts(attempt.shaped, attempt.model),
+            attempt.evaluation.sample_inputs,
+            progress=self.progress,
+        )
+        return Report(
+            edgeq=__version__,
+            name=self.source.name,
+            target=self.target.name,
+            precision=attempt.scheme.name,
+            task=self.source.task,
+            machine=describe_machine(),
+            parity=self.source.parity,
+            metrics=(*attempt.evaluation.metrics, *self.provider_metrics(path, attempt, provider)),
+            primary=attempt.evaluation.primary,
+            drop=attempt.evaluation.drop,
+            latency=latency,
+            memory=memory,
+            float_memory=float_memory,
+            size=attempt.size,
+            placement=placement.nodes,
+            blame=blame,
+            plan=tuple(plan_row(decision) for decision in attempt.plan),
+            contract=attempt.contract,
+            findings=(*placement.findings, *findings, *self.data_findings(attempt)),
+            notes=self.notes,
+        )
+
+    def placement(self, path: Path, attempt: Attempt) -> tuple[Placement, Provider | None, list[Finding]]:
+        """Where each node runs: as the provider says, or as planned where it is not to be had."""
+        provider = self.target.provider
+        try:
+            check_available(provider)
+        except ProviderError as error:
+            text = f"{provider.name} is not available here, so the placement is what the profile promises"
+            finding = Finding(severity="warning", text=f"{text}: {error.what}", remedy=error.remedy)
+            return Placement(planned_placement(attempt.shaped, attempt.plan, provider), ()), None, [finding]
+        return read_placement(path, provider, expected=attempt.plan.nodes), provider, []
+
+    def provider_metrics(self, path: Path, attempt: Attempt, provider: Provider | None) -> Sequence[Metric]:
+        """Where accuracy was judged by the specification's arithmetic: how close the provider itself comes."""
+        if self.target.verification.accuracy == "provider" or provider is None:
+            return ()
+        found = evaluate(
+            self.prepared.model,
+            path,
+            attempt.evaluation.sample_inputs,
+            task=None,
+            source=f"{len(attempt.evaluation.sample_inputs)} samples on {provider.name}",
+            provider=provider,
+            progress=self.progress,
+        )
+        return [_renamed(metric, f"{metric.name} on {provider.name}") for metric in found.metrics]
+
+    def data_findings(self, attempt: Attempt) -> list[Finding]:
+        """What a careful engineer would say of the data."""
+        findings = []
+        used, held_out = self.feeds
+        if used is not None and not attempt.scheme.weight_only and len(used.rows) < 32:
+            text = f"only {len(used.rows)} calibration samples: ranges may miss what your data holds"
+            findings.append(Finding(severity="info", text=text, remedy="give --calibration 100 or more of your own"))
+        if held_out is None and self.data.pairs is None:
+            text = "accuracy was measured on example inputs, which are not real data"
+            findings.append(Finding(severity="warning", text=text, remedy="give --calibration or --evaluation data"))
+        return findings
+
+
+def _saved_bytes(model: ir.Model, folder: Path) -> int:
+    folder.mkdir()
+    save_model(model, folder / "model.onnx")
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def _renamed(metric: Metric, name: str) -> Metric:
+    import msgspec
+
+    return msgspec.structs.replace(metric, name=name)
