@@ -44,13 +44,26 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
     try:
         yield work
         work.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        work.rename(path)
+        _put_in_place(work, path)
     except OSError as error:
         raise OutputError(f"cannot write the output: {error.strerror or error}", where=str(path)) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _put_in_place(work: Path, path: Path) -> None:
+    """Rename ``work`` to ``path``. The old bundle goes only when the new one stands."""
+    if not path.exists():
+        work.rename(path)
+        return
+    old = work.with_name(f"{work.name}.old")
+    path.rename(old)
+    try:
+        work.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
