@@ -101,7 +101,8 @@ def _needs_trust(path: Path) -> str | None:
             if name.endswith(".pt"):
                 data = archive.read(name)
                 try:
-                    torch.load(io.BytesIO(data), weights_only=True) if data else None
+                    if data:
+                        torch.load(io.BytesIO(data), weights_only=True)
                 except Exception as error:  # pickle's, zipfile's or torch's own
                     return f"{name}: {' '.join(str(error).split())[:160]}"
     return None

@@ -50,27 +50,29 @@ def resolve(source: str, *, trust_remote_code: bool, allow_pickle: bool) -> tupl
 
 
 def weight_files(folder: Path, allow_pickle: bool, where: str) -> list[Path]:
+    """The files with the weights: safetensors, or pickles if there is nothing else and they are allowed."""
     safe = sorted(folder.glob("*.safetensors"))
     if safe:
         return safe
     pickles = sorted(folder.glob("pytorch_model*.bin"))
-    if pickles and allow_pickle:
-        return pickles
-    if pickles or allow_pickle:
-        found = ", ".join(path.name for path in pickles) or "no weights"
-    else:
-        found = "no safetensors file"
     if not pickles:
-        raise ExportError(f"the model has no weights that can be loaded: {found}", where=where,
-                          remedy="the folder must hold model.safetensors")  # fmt: skip
-    raise ExportError(
-        f"the model's weights come only as pickle files ({found}), which can run code when they are loaded",
-        where=where,
-        remedy="use a version with safetensors, or allow pickle files if you trust their author",
-    )
+        raise ExportError(
+            "the model has no weights that can be loaded: no safetensors file",
+            where=where,
+            remedy="the folder must hold model.safetensors",
+        )
+    if not allow_pickle:
+        raise ExportError(
+            f"the model's weights come only as pickle files ({', '.join(path.name for path in pickles)}), "
+            "which can run code when they are loaded",
+            where=where,
+            remedy="use a version with safetensors, or allow pickle files if you trust their author",
+        )
+    return pickles
 
 
 def infer_task(folder: Path, task: str | None, trust_remote_code: bool, where: str) -> str:
+    """The task in optimum's words, given or told from the architecture; refuses what cannot be exported yet."""
     import transformers
     from optimum.exporters.tasks import TasksManager
 

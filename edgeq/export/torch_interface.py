@@ -89,6 +89,7 @@ def _positional_names(parameters: Mapping[str, inspect.Parameter], count: int, w
 
 
 def is_positional(module: torch.nn.Module) -> bool:
+    """Whether ``forward`` takes inputs that cannot be given by name."""
     kinds = {p.kind for p in inspect.signature(module.forward).parameters.values()}
     return bool(kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY})
 

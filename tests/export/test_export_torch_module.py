@@ -105,6 +105,7 @@ def test_stdout_is_left_alone_and_stderr_to_the_user_s_file(file: Path, capfd: p
     assert logging.root.manager.disable == before
 
 
+@pytest.mark.slow
 def test_the_same_source_gives_the_same_bytes_in_another_process(source, file: Path) -> None:
     code = (
         "import hashlib; from edgeq.export import load_source; from edgeq import graph\n"
