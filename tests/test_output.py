@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ from edgeq.output import atomic_file, atomic_folder, check_free
 
 def listing(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def fill(output: AbstractContextManager[Path], text: str, error: BaseException | None = None) -> None:
+    """Write a manifest (or the file itself), then fail if asked to."""
+    with output as work:
+        (work / "manifest.json" if work.is_dir() else work).write_text(text)
+        if error is not None:
+            raise error
 
 
 # -- folders
@@ -32,9 +41,8 @@ def test_a_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), SystemExit(3)], ids=repr)
 def test_a_failed_block_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), atomic_folder(tmp_path / "bundle") as work:
-        (work / "model.onnx").write_bytes(b"half")
-        raise error
+    with pytest.raises(type(error)):
+        fill(atomic_folder(tmp_path / "bundle"), "half", error)
     assert listing(tmp_path) == []
 
 
@@ -42,9 +50,8 @@ def test_a_failed_block_leaves_nothing(tmp_path: Path, error: BaseException) -> 
 def test_a_failed_block_leaves_the_old_bundle(tmp_path: Path, error: BaseException) -> None:
     with atomic_folder(tmp_path / "bundle") as work:
         (work / "manifest.json").write_text("old")
-    with pytest.raises(type(error)), atomic_folder(tmp_path / "bundle", overwrite=True) as work:
-        (work / "manifest.json").write_text("new")
-        raise error
+    with pytest.raises(type(error)):
+        fill(atomic_folder(tmp_path / "bundle", overwrite=True), "new", error)
     assert listing(tmp_path) == ["bundle"]
     assert (tmp_path / "bundle" / "manifest.json").read_text() == "old"
 
@@ -96,17 +103,16 @@ def test_a_free_path_is_free(tmp_path: Path) -> None:
     assert listing(tmp_path) == []
 
 
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def full_disk(*_: object, **__: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    raise FULL
 
 
 def test_a_full_disk_while_writing(tmp_path: Path) -> None:
-    with (
-        pytest.raises(OutputError, match="cannot write the output: No space left on device") as caught,
-        atomic_folder(tmp_path / "bundle") as work,
-    ):
-        (work / "model.onnx").write_bytes(b"half")
-        full_disk()
+    with pytest.raises(OutputError, match="cannot write the output: No space left on device") as caught:
+        fill(atomic_folder(tmp_path / "bundle"), "half", FULL)
     assert caught.value.where == str(tmp_path / "bundle")
     assert listing(tmp_path) == []
 
@@ -114,13 +120,15 @@ def test_a_full_disk_while_writing(tmp_path: Path) -> None:
 def test_a_full_disk_at_the_last_step_leaves_the_old_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with atomic_folder(tmp_path / "bundle") as work:
         (work / "manifest.json").write_text("old")
-    with (
-        pytest.raises(OutputError, match="No space left"),
-        atomic_folder(tmp_path / "bundle", overwrite=True) as work,
-    ):
-        (work / "manifest.json").write_text("new")
-        rename = Path.rename
-        monkeypatch.setattr(Path, "rename", lambda self, to: full_disk() if self == work else rename(self, to))
+    rename = Path.rename
+    new = "manifest.json"  # only the new folder's rename fails, not the old one's
+    monkeypatch.setattr(
+        Path,
+        "rename",
+        lambda self, to: full_disk() if "new" in (self / new).read_text() else rename(self, to),
+    )
+    with pytest.raises(OutputError, match="No space left"):
+        fill(atomic_folder(tmp_path / "bundle", overwrite=True), "new")
     assert listing(tmp_path) == ["bundle"]
     assert (tmp_path / "bundle" / "manifest.json").read_text() == "old"
 
@@ -147,8 +155,7 @@ def test_a_read_only_parent(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o555)
     for writer in (atomic_folder, atomic_file):
         with pytest.raises(OutputError, match="cannot create the output: Permission denied"):
-            with writer(tmp_path / "locked" / "bundle"):
-                pass
+            fill(writer(tmp_path / "locked" / "bundle"), "new")
 
 
 # -- files
@@ -170,18 +177,13 @@ def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()], ids=repr)
 def test_a_failed_block_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
     (tmp_path / "report.html").write_text("old")
-    with pytest.raises(type(error)), atomic_file(tmp_path / "report.html") as work:
-        work.write_text("half")
-        raise error
+    with pytest.raises(type(error)):
+        fill(atomic_file(tmp_path / "report.html"), "half", error)
     assert listing(tmp_path) == ["report.html"]
     assert (tmp_path / "report.html").read_text() == "old"
 
 
 def test_a_full_disk_while_writing_a_file(tmp_path: Path) -> None:
-    with (
-        pytest.raises(OutputError, match="cannot write the output: No space left"),
-        atomic_file(tmp_path / "f") as work,
-    ):
-        work.write_text("half")
-        full_disk()
+    with pytest.raises(OutputError, match="cannot write the output: No space left"):
+        fill(atomic_file(tmp_path / "f"), "half", FULL)
     assert listing(tmp_path) == []

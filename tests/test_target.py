@@ -159,7 +159,7 @@ def test_a_wrong_key_or_type_is_named_with_its_place(write, old: str, new: str, 
 
 
 def test_not_toml(write) -> None:
-    with pytest.raises(ConfigError, match="the target profile is not valid TOML: .*line 2"):
+    with pytest.raises(ConfigError, match=r"the target profile is not valid TOML: .*line 2"):
         load_target(write("name = 'toy'\nsummary = = 3\n"))
 
 
