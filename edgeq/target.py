@@ -61,6 +61,9 @@ class Graph(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     the output's rank, which keeps ONNX Runtime from merging both into a float Gemm).
     ``masks`` says whether attention masks of -3.4e38 stay (``"keep"``: they are added in float) or
     become a finite number that integers can hold (``"finite"``).
+    ``floats`` says what an operator in float between integer ones is worth: ``"keep"`` quantizes
+    elementwise kernels and data movement only between integer neighbours, ``"avoid"`` wherever they
+    stand, for providers that run floats slowly or not at all.
     """
 
     opset: int = 21
@@ -68,6 +71,7 @@ class Graph(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shapes: Literal["dynamic", "static"] = "dynamic"
     linear: Literal["as-is", "guarded-add"] = "as-is"
     masks: Literal["keep", "finite"] = "keep"
+    floats: Literal["keep", "avoid"] = "keep"
     source: str
 
 
@@ -108,6 +112,8 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ``output``: ``required`` (without a Q behind it the operator stays float) or ``optional``.
     ``per_channel``: the weight may have a scale per output channel.
     ``constant_weight``: the weight must be a constant; otherwise it may be an activation too.
+    ``weight_types``: by bits of the activations, the type of the weight where it is not the target's
+    usual one, e.g. ``{"8" = "uint8", "16" = "uint16"}``.
     """
 
     ops: tuple[str, ...]
@@ -117,6 +123,7 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
     output: Literal["required", "optional"] = "required"
     per_channel: bool = True
     constant_weight: bool = True
+    weight_types: dict[str, str] = {}
     source: str
 
 
@@ -135,16 +142,22 @@ class Fixed(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Verification(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How far this profile can be verified on the machine that makes the package.
 
-    ``latency``: ``here`` (this machine is the target), ``proxy`` (same provider, other processor)
-    or ``none``. ``accuracy``: ``provider`` (its own kernels run here) or ``specification`` (the
+    ``machines``: the architectures (as ``platform.machine()`` names them) whose latency says something
+    about the target; on others it is "n/a". ``accuracy``: ``provider`` (its own kernels run here) or ``specification`` (the
     QDQ graph without any fusion, where the CPU's kernels are no reference). ``note`` is printed in
     every report.
     """
 
-    latency: Literal["here", "proxy", "none"]
     accuracy: Literal["provider", "specification"] = "provider"
     machines: tuple[str, ...] = ()
     note: str
+
+    @property
+    def latency_here(self) -> bool:
+        """Whether a latency measured on this machine says something about the target."""
+        import platform
+
+        return platform.machine() in self.machines
 
 
 class TargetProfile(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):

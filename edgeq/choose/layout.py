@@ -27,7 +27,8 @@ class Layout:
     other node why it stays float. ``activations`` maps each tensor to be quantized to the nodes
     that read its quantized form (all readers if it leaves an integer kernel), ``owner`` to the
     tensor whose statistics and scale it shares. ``absorbed`` maps Relu and Clip nodes to the node
-    whose kernel takes them over. ``produced`` holds tensors that leave an integer kernel.
+    whose kernel takes them over. ``produced`` holds tensors that leave an integer kernel,
+    ``constants`` the owners that are constants: a table, whose scale its looked-up rows share.
     """
 
     scheme: Scheme
@@ -37,11 +38,13 @@ class Layout:
     owner: Mapping[str, str]
     absorbed: Mapping[str, str]
     produced: frozenset[str] = field(default_factory=frozenset)
+    constants: frozenset[str] = field(default_factory=frozenset)
 
     @property
     def observed(self) -> tuple[str, ...]:
-        """The tensors whose statistics the plan needs, in graph order, each once."""
-        return tuple(dict.fromkeys(self.owner[name] for name in self.activations))
+        """The tensors whose statistics the plan needs, in graph order, each once (a constant needs none)."""
+        owners = dict.fromkeys(self.owner[name] for name in self.activations)
+        return tuple(owner for owner in owners if owner not in self.constants)
 
     def kinds(self, model: ir.Model) -> dict[str, tuple[str, str, str]]:
         """For every node ``(op type, kind, why)``; the kind is integer, moves data, fused or float."""
@@ -74,7 +77,8 @@ def find_layout(model: ir.Model, target: TargetProfile, scheme: Scheme) -> Layou
     search.nominate()
     if not scheme.weight_only:
         search.absorb()
-        search.prune()
+        if target.graph.floats == "keep":
+            search.prune()
     return search.layout()
 
 
@@ -89,6 +93,7 @@ class _Search:
         self.reasons: dict[str, str] = {}
         self.absorbed: dict[str, str] = {}
         self.absorbing: dict[str, ir.Node] = {}
+        self.constants: set[str] = set()
 
     # -- step 1: what could run in integers, judged node by node
 
@@ -130,6 +135,10 @@ class _Search:
         weight = node.inputs[roles.weight] if len(node.inputs) > roles.weight else None
         if weight is None or constant_array(weight) is None:
             return "both operands are activations" if capability.constant_weight else None
+        if not scheme.weight_only and roles.bias is not None and self.target.bias.mode == "int32":
+            refusal = _bias_refusal(node, roles.bias)
+            if refusal is not None:
+                return refusal
         if scheme.weight_only and (weight.shape is None or len(weight.shape) != 2):
             return "only matrices are stored in blocks"
         if scheme.weight_bits not in capability.weight_bits and 8 not in capability.weight_bits:
@@ -199,7 +208,7 @@ class _Search:
     def _not_worth(self, node: ir.Node) -> str | None:
         for value in self.data_inputs(node):
             if not self._leaves_integer(value):
-                return f"its input {value.name} is computed in float, so integers would only add conversions"
+                return "an input is computed in float, so integers would only add conversions"
         readers = [reader for value in self.outputs_of(node) for reader, _ in value.uses()]
         if not any(str(reader.name) in self.integer for reader in readers):
             return "no integer kernel reads its output"
@@ -253,9 +262,33 @@ class _Search:
             owner,
             self.absorbed,
             frozenset(produced),
+            frozenset(owner.values()) & self.constants,
         )
 
     def _owner(self, node: ir.Node, output: ir.Value, owner: Mapping[str, str]) -> str:
         if self.integer[str(node.name)].kind != "moves-data":
             return str(output.name)
-        return owner[str(self.data_inputs(node)[0].name)]
+        data = self.data_inputs(node)
+        return owner[str(data[0].name)] if data else self._table_of(node)
+
+    def _table_of(self, node: ir.Node) -> str:
+        """The constant that ``node`` moves: its own range is known, and rows that calibration never saw fit, too."""
+        position = (roles_of(node.op_type).data or (0,))[0]
+        name = str(node.inputs[position].name)  # type: ignore[union-attr]
+        self.constants.add(name)
+        return name
+
+
+def _bias_refusal(node: ir.Node, position: int) -> str | None:
+    """Integer kernels add one int32 per channel to the plain product (measured, ONNX Runtime 1.32)."""
+    bias = node.inputs[position] if len(node.inputs) > position else None
+    if bias is None:
+        return None
+    array = constant_array(bias)
+    if array is None:
+        return "its bias is computed at run time, and integer kernels add constants only"
+    if array.ndim != 1:
+        return f"its bias has the shape {list(array.shape)}, and integer kernels add one number per channel"
+    if node.attributes.get_float("alpha", 1.0) != 1.0 or node.attributes.get_float("beta", 1.0) != 1.0:
+        return "it scales its product or bias by alpha or beta, which integer kernels do not"
+    return None

@@ -27,7 +27,7 @@ from edgeq.qtypes import (
     TensorSpec,
     TensorStats,
 )
-from edgeq.target import TargetProfile
+from edgeq.target import Capability, TargetProfile
 
 __all__ = ["MASK_THRESHOLD", "choose_plan"]
 
@@ -82,9 +82,7 @@ class _Planner:
             if name in self.layout.integer:
                 self._constants(node, first_or_last=name in edges)
         self.nodes = {name: (kind, why) for name, (_, kind, why) in self.layout.kinds(self.model).items()}
-        for tensor, reason in self.demoted.items():
-            readers = self.layout.activations[tensor]
-            self.nodes.update(dict.fromkeys(readers, ("float", reason)))
+        self._demote()
         return QuantPlan(
             self.target.name,
             self.layout.scheme,
@@ -93,6 +91,16 @@ class _Planner:
             self.weights,
             self.layout.produced,
         )
+
+    def _demote(self) -> None:
+        """Nodes that were to read or to write a tensor which stays float run in float, too."""
+        for tensor, reason in self.demoted.items():
+            for node in self.model.graph:
+                name = self.layout.absorbed.get(str(node.name), str(node.name))
+                writes = tensor in self.layout.produced and any(output.name == tensor for output in node.outputs)
+                reads = name in self.layout.activations[tensor]
+                if (reads or writes) and name in self.layout.integer:
+                    self.nodes[name] = ("float", reason)
 
     # -- activations
 
@@ -105,12 +113,18 @@ class _Planner:
             return
         spec = TensorSpec(self._activation_type(), self.target.activations.symmetric)
         fixed, producer = self._fixed_range(owner)
+        if owner in self.layout.constants:
+            qparams = self._operand_qparams(self._constant(owner))
+            self.activations[tensor] = self.activations[owner] = qparams
+            rule = f"shares the scale of {owner}: rows of a constant"
+            self.decisions.append(Decision(tensor, "activation", readers, rule, qparams))
+            return
         if fixed is not None:
             low, high = fixed
             rule = f"fixed range of {producer}"
         else:
             seen = self.stats.get(owner)
-            if seen is None or max(-seen.lo, seen.hi) >= MASK_THRESHOLD:
+            if seen is None or seen.masked or max(-seen.lo, seen.hi) >= MASK_THRESHOLD:
                 reason = (
                     "calibration never saw this tensor"
                     if seen is None
@@ -184,7 +198,7 @@ class _Planner:
         if bits not in capability.weight_bits or (first_or_last and 8 in capability.weight_bits):
             why = "first or last layer" if bits in capability.weight_bits else f"no {bits}-bit kernel"
             bits, rule = 8, f"{rule}, 8 bits: {why}"
-        spec = self._weight_spec(node, array, bits, per_channel=capability.per_channel)
+        spec = self._weight_spec(node, array, bits, capability)
         qparams = weight_qparams(array, spec, clip=self.range_method != "minmax")
         bias = node.inputs[roles.bias] if roles.bias is not None and len(node.inputs) > roles.bias else None
         data = None if node.inputs[0] is None else self.activations.get(str(node.inputs[0].name))
@@ -201,7 +215,9 @@ class _Planner:
         self, node: ir.Node, weight: np.ndarray, qparams: QParams, bias: ir.Value | None
     ) -> np.ndarray | None:
         array = constant_array(bias)
-        seen = self.stats.get(self.layout.owner.get(str(node.inputs[0].name), "")) if node.inputs[0] else None
+        # Data that moved, say through MaxPool, shares a scale with its owner, but not the channels' means.
+        data = "" if node.inputs[0] is None else str(node.inputs[0].name)
+        seen = self.stats.get(data) if self.layout.owner.get(data) == data else None
         mean = None if seen is None else seen.channel_mean
         if not self.bias_correction or mean is None or (bias is not None and array is None):
             return array
@@ -212,8 +228,9 @@ class _Planner:
         self.weights[bias_name(node, bias)] = corrected
         return corrected
 
-    def _weight_spec(self, node: ir.Node, weight: np.ndarray, bits: int, *, per_channel: bool) -> TensorSpec:
-        name = self.target.weights.types.get(str(bits))
+    def _weight_spec(self, node: ir.Node, weight: np.ndarray, bits: int, capability: Capability) -> TensorSpec:
+        own = capability.weight_types.get(str(self.layout.scheme.activation_bits))
+        name = own or self.target.weights.types.get(str(bits))
         if name is None:
             raise ConfigError(
                 f"{self.target.name} has no {bits}-bit weights; it has {', '.join(self.target.weights.types)}",
@@ -223,7 +240,7 @@ class _Planner:
         dtype = IntType.parse(name)
         if self.layout.scheme.block is not None and weight.ndim == 2:
             return TensorSpec(dtype, True, PerBlock(0, self.layout.scheme.block))
-        if per_channel and axis is not None:
+        if capability.per_channel and axis is not None:
             return TensorSpec(dtype, True, PerAxis(axis))
         return TensorSpec(dtype, True, PerTensor())
 
@@ -245,6 +262,15 @@ class _Planner:
             array = constant_array(value)
             if value is None or array is None or not is_float(value) or position in ignored:
                 continue
-            spec = TensorSpec(self._activation_type(), self.target.activations.symmetric)
-            qparams = range_to_qparams(float(array.min()), float(array.max()), spec)
+            qparams = self._operand_qparams(array)
             self.decisions.append(Decision(str(value.name), "weight", (str(node.name),), "constant operand", qparams))
+
+    def _operand_qparams(self, array: np.ndarray) -> QParams:
+        spec = TensorSpec(self._activation_type(), self.target.activations.symmetric)
+        low, high = float(array.min(initial=0.0)), float(array.max(initial=0.0))
+        return range_to_qparams(low, max(high, low + self.target.activations.min_range), spec)
+
+    def _constant(self, name: str) -> np.ndarray:
+        array = constant_array(self.model.graph.initializers[name])
+        assert array is not None
+        return array

@@ -44,7 +44,8 @@ def channel_axis(node: ir.Node, rank: int) -> int | None:
     """The axis of the weight that counts output channels, or None if scales per channel make no sense.
 
     Conv ``[M, C/g, ...]`` 0; ConvTranspose ``[C, M/g, ...]`` 1; Gemm ``[K, N]`` 1, or 0 with
-    ``transB``; MatMul ``[..., K, N]`` the last.
+    ``transB``; MatMul ``[K, N]`` 1. A stack of matrices gets one scale: ONNX Runtime 1.32 fuses one
+    per column and then fails while running.
     """
     if node.op_type == "Conv":
         return 0
@@ -52,8 +53,8 @@ def channel_axis(node: ir.Node, rank: int) -> int | None:
         return 1
     if node.op_type == "Gemm":
         return 0 if node.attributes.get_int("transB", 0) else 1
-    if node.op_type == "MatMul" and rank >= 2:
-        return rank - 1
+    if node.op_type == "MatMul" and rank == 2:
+        return 1
     return None
 
 

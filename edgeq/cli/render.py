@@ -81,6 +81,8 @@ def _add_costs(table: Table, report: Report) -> None:
         if report.latency.cpu_speedup is not None:
             note += f"; {report.latency.cpu_speedup:.2f} times faster by CPU time"
         table.add_row("latency", _ms(ours), _ms(theirs), note)
+    else:
+        table.add_row("latency", "n/a", "n/a", "not measured: this machine is not the target")
     if report.memory is not None:
         peaks = (report.memory, report.float_memory)
         table.add_row("memory", *("n/a" if m is None else f"{m.peak_mb:.0f} MB" for m in peaks), "peak of a process")
@@ -173,8 +175,8 @@ def show_target(profile: TargetProfile) -> None:
         "weights": ", ".join(profile.weights.types.values()),
         "bias": profile.bias.mode,
         "absorbs": ", ".join(profile.absorbs) or "nothing",
-        "verified": f"accuracy by the {profile.verification.accuracy}, latency {profile.verification.latency}; "
-        f"{profile.verification.note}",
+        "verified": f"accuracy by the {profile.verification.accuracy}; latency on "
+        f"{' or '.join(profile.verification.machines) or 'no machine'}; {profile.verification.note}",
     }
     for key, value in facts.items():
         console.print(escape(f"{key}: {value}"))

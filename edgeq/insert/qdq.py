@@ -71,7 +71,8 @@ class _Performer:
         restore_node = ir.node(
             "DequantizeLinear", [quantize_node.outputs[0], scale, zero], name=f"{name}_DequantizeLinear"
         )
-        self._declare(quantize_node.outputs[0], f"{name}_quantized", value, decision.qparams.spec.dtype.dtype)
+        quantized = self.names.fresh(f"{name}_quantized")
+        self._declare(quantize_node.outputs[0], quantized, value, decision.qparams.spec.dtype.dtype)
         restored = restore_node.outputs[0]
         self._declare(restored, f"{name}_dequantized", value, np.dtype(np.float32))
         graph, producer = self.model.graph, value.producer()
@@ -118,7 +119,7 @@ class _Performer:
             raise ModelError(f"the plan calls {decision.tensor!r} a weight, but it is no constant")
         stem = decision.tensor if len(decision.consumers) == 1 else f"{node.name}/{decision.tensor}"
         stored = set_initializer(self.model, self.names.fresh(f"{stem}_quantized"), quantize(array, qparams))
-        if node.op_type == "Gather":
+        if node.op_type == "Gather" and isinstance(qparams.spec.granularity, PerAxis):
             self._table(node, stored, qparams)
             return
         restored = self._dequantize(stem, stored, qparams, before=node, shape=array.shape)
@@ -143,18 +144,17 @@ class _Performer:
         ir.convenience.replace_all_uses_with(output, restored, replace_graph_outputs=True)
         restore.replace_input_with(0, output)
         self.model.graph.insert_after(node, [restore])
-        output.name, restored.name = f"{name}_quantized", name
+        output.name, restored.name = self.names.fresh(f"{name}_rows"), name
         output.type = ir.TensorType(ir.DataType.from_numpy(qparams.spec.dtype.dtype))
         self.values[name] = restored
 
     def _bias(self, decision: Decision) -> None:
         node = self._node(decision.consumers[0])
-        value = self.values.get(decision.tensor)
-        current = node.inputs[2] if len(node.inputs) > 2 else None
+        # The decision may name a bias of the node's own that is not there yet; what it reads is its bias.
         array = self.plan.weights.get(decision.tensor)
         changed = array is not None
         if array is None:
-            array = constant_array(value if value is not None else current)
+            array = constant_array(node.inputs[2] if len(node.inputs) > 2 else None)
         if array is None:  # computed at run time: the decision says so
             return
         if decision.qparams is None:
@@ -166,7 +166,7 @@ class _Performer:
         integers = np.clip(levels, -(2**31) + 1, 2**31 - 1).astype(np.int32)
         stored = set_initializer(self.model, self.names.fresh(f"{decision.tensor}_quantized"), integers)
         self._set_bias(
-            node, self._dequantize(decision.tensor, stored, qparams, before=node, shape=array.shape, zero=False)
+            node, self._dequantize(decision.tensor, stored, qparams, before=node, shape=integers.shape, zero=False)
         )
 
     @staticmethod

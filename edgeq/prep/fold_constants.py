@@ -113,7 +113,7 @@ def _small_model(model: ir.Model, node: ir.Node, operands: dict[str, ir.Value]) 
 def _result_bytes(proto: onnx.ModelProto) -> int | None:
     """Bytes of all outputs, before anything is computed; None if inference does not tell."""
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(proto)
     except onnx.shape_inference.InferenceError:
         return None
     total = 0

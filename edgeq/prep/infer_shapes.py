@@ -16,6 +16,9 @@ __all__ = ["InferShapes"]
 
 _SMALL_BYTES = 1024
 
+_LONGEST_VECTOR = 1 << 16
+"""Propagation keeps some 150 bytes for each element of a vector that is added or multiplied."""
+
 
 class InferShapes(PrepPass):
     """Adds what can be inferred; never replaces a known dimension by an unknown one.
@@ -37,7 +40,9 @@ class InferShapes(PrepPass):
                 value.const_value = None
                 sketch.graph.inputs.append(value)
         try:
-            proto = onnx.shape_inference.infer_shapes(ir.to_proto(sketch), data_prop=True)
+            proto = onnx.shape_inference.infer_shapes(ir.to_proto(sketch))
+            if _longest_vector(proto) <= _LONGEST_VECTOR:
+                proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
         except onnx.shape_inference.InferenceError as error:
             raise ModelError(
                 f"the model's types or shapes contradict each other: {str(error).strip().splitlines()[0][:300]}",
@@ -50,6 +55,13 @@ class InferShapes(PrepPass):
                 if output.name in inferred:
                     modified |= _merge(output, inferred[output.name])
         return ir.passes.PassResult(model, modified)
+
+
+def _longest_vector(proto: onnx.ModelProto) -> int:
+    """Elements of the longest tensor of rank 1 whose length is known."""
+    graph = proto.graph
+    shapes = [info.type.tensor_type.shape.dim for info in (*graph.input, *graph.value_info, *graph.output)]
+    return max((dims[0].dim_value for dims in shapes if len(dims) == 1), default=0)
 
 
 def _merge(value: ir.Value, info: onnx.ValueInfoProto) -> bool:

@@ -1,4 +1,7 @@
-"""Chains of Reshape, Flatten, Squeeze and Unsqueeze become one Reshape; chains of Transpose one Transpose."""
+"""Chains of Reshape, Flatten, Squeeze and Unsqueeze become one Reshape; chains of Transpose one Transpose.
+
+A Transpose that only moves axes of size 1 copies nothing: it is a Reshape too.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +28,32 @@ class MergeViews(NodePass):
     def rewrite(self, node: ir.Node) -> bool:
         value = node.inputs[0]
         before = value.producer() if value is not None else None
-        if value is None or before is None:
-            return False
         if node.op_type == "Transpose":
-            return is_node(before, "Transpose") and _merge_transposes(node, before)
-        if not is_node(before, *_VIEWS) or sole_consumer(value) is not node or opset(node) < 5:
+            if before is not None and is_node(before, "Transpose") and _merge_transposes(node, before):
+                return True
+            return _moves_nothing(node) and _reshape(node, value)
+        if value is None or before is None or not is_node(before, *_VIEWS) or sole_consumer(value) is not node:
             return False
-        target = reshape_target(node.outputs[0])
-        if target is None:
-            return False
-        shape = add_initializer(node, f"{node.name}.shape", np.array(target, np.int64))
-        replace(node, "Reshape", [before.inputs[0], shape])
-        return True
+        return _reshape(node, before.inputs[0])
+
+
+def _reshape(node: ir.Node, source: ir.Value | None) -> bool:
+    """Replace ``node`` by a Reshape of ``source``, if a constant can say the target."""
+    target = reshape_target(node.outputs[0])
+    if target is None or opset(node) < 5:
+        return False
+    shape = add_initializer(node, f"{node.name}.shape", np.array(target, np.int64))
+    replace(node, "Reshape", [source, shape])
+    return True
+
+
+def _moves_nothing(node: ir.Node) -> bool:
+    """True if the axes that a Transpose reorders have, all but one at a time, the size 1."""
+    shape, perm = node.inputs[0].shape if node.inputs[0] is not None else None, node.attributes.get_ints("perm", None)
+    if shape is None or perm is None or list(perm) == sorted(perm):
+        return False
+    moved = [axis for axis in perm if shape[axis] != 1]
+    return moved == sorted(moved)
 
 
 def _merge_transposes(node: ir.Node, before: ir.Node) -> bool:

@@ -16,6 +16,9 @@ FINITE_MASK = -50.0
 
 _MASK_THRESHOLD = -1e30
 
+_MASKING = frozenset({"Add", "Expand", "Mul", "Where"})
+"""Where such a number masks. In Clip, Max or Pad it means "no bound", and must stay what it is."""
+
 
 def shape_float(model: ir.Model, target: TargetProfile, scheme: Scheme) -> ir.Model:
     """A copy of ``model`` in the forms that ``target.graph`` asks for; arrays are shared."""
@@ -73,7 +76,7 @@ def _guard_bias(model: ir.Model, node: ir.Node, names: Names, *, to_gemm: bool) 
     if add.op_type != "Add" or array is None or bias is None or array.size != weight.shape[1]:
         return
     rank = len(output.shape)
-    if array.shape[-1] != array.size or array.ndim > rank:
+    if array.ndim < 1 or array.shape[-1] != array.size or array.ndim > rank:
         return
     if rank == 2 and to_gemm:
         flat = set_initializer(model, names.fresh(f"{bias.name}_row"), array.reshape(-1))
@@ -90,6 +93,8 @@ def _make_masks_finite(model: ir.Model) -> None:
     for value in list(model.graph.initializers.values()):
         array = value.const_value.numpy() if value.const_value is not None else None
         if array is None or array.dtype != np.float32 or array.size > 1 << 24 or not (array <= _MASK_THRESHOLD).any():
+            continue
+        if not all(node.op_type in _MASKING for node, _ in value.uses()):
             continue
         set_initializer(model, str(value.name), np.where(array <= _MASK_THRESHOLD, np.float32(FINITE_MASK), array))
 
