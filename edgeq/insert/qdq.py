@@ -137,7 +137,7 @@ class _Performer:
         scale, zero = self._parameters(f"{node.name}_table", qparams)
         node.replace_input_with(0, stored)
         restore = ir.node(
-            "DequantizeLinear", [output, scale, zero], {"axis": rank - 1}, name=f"{node.name}_DequantizeLinear"
+            "DequantizeLinear", [output, scale, zero], {"axis": rank - 1}, name=f"{node.name}_rows_DequantizeLinear"
         )
         restored = restore.outputs[0]
         restored.shape, restored.type = output.shape, ir.TensorType(ir.DataType.FLOAT)
