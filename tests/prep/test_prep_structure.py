@@ -72,6 +72,7 @@ CONSTANTS = {
     "last": ints(-1),
     "before": ints(-(2**31)),
     "axis1": ints(1),
+    "axes": ints(0, 1),
     "other": ints(4, -1),
 }
 
@@ -93,6 +94,7 @@ def test_no_op_is_removed(case):
         (VECTOR, "i = Cast<to=11>(x) y = Cast<to=1>(i)"),
         (VECTOR, "y = Slice(x, from, most)"),
         (VECTOR, "y = Slice(x, last, before, axis1, backward)"),
+        (VECTOR, "y = Slice(x, from, to, axes, twice)"),
         (VECTOR, "y = Pad(x, shift)"),
         (VECTOR, "y = Tile(x, twice)"),
         ("float[n,4] x => float[a,b,c] y", "y = Add(x, wide)"),
@@ -111,6 +113,7 @@ def test_no_op_is_removed(case):
         "casts",
         "shorter",
         "reversed",
+        "every other",
         "shifted",
         "repeated",
         "adds a dimension",
@@ -235,6 +238,28 @@ def test_constants_that_stay(signature, body):
     assert ops(model) == before
 
 
+def test_what_would_be_too_large_is_not_even_computed(monkeypatch):
+    def explode(*args: object) -> None:
+        raise AssertionError("the node was run")
+
+    monkeypatch.setattr("edgeq.prep.fold_constants.open_session", explode)
+    model = build("float[4] x => float[n] y", "e = Expand(one, huge) y = Relu(e)", one=scalar(1), huge=ints(2**40))
+    assert not FoldConstants()(model).modified
+
+
+@pytest.mark.parametrize(("length", "propagated"), [(100, True), (10**6, False)])
+def test_values_of_long_vectors_are_not_propagated(monkeypatch, length, propagated):
+    infer, asked = onnx.shape_inference.infer_shapes, []
+
+    def spy(proto: onnx.ModelProto, data_prop: bool = False) -> onnx.ModelProto:
+        asked.append(data_prop)
+        return infer(proto, data_prop=data_prop)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", spy)
+    build("float[1] x => float[n] y", "e = Expand(x, size) y = Relu(e)", size=ints(length))
+    assert any(asked) == propagated
+
+
 def test_a_node_that_cannot_run_alone_stays():
     model = build(VECTOR, "r = Reshape(w, bad) y = Add(x, r)", w=normal(4), bad=ints(3, 1))
     assert not FoldConstants()(model).modified
@@ -313,6 +338,23 @@ def test_transposes_merge():
     assert apply(MergeViews(), model)
     RemoveUnused()(model)
     assert ops(model) == {"Transpose": 1}
+
+
+@pytest.mark.parametrize(
+    ("signature", "perm", "views"),
+    [
+        ("float[n,1,6,1] x => float[a,b,c,d] y", [0, 3, 1, 2], {"Reshape": 1}),
+        ("float[1,4,1,6] x => float[a,b,c,d] y", [1, 0, 3, 2], {"Reshape": 1}),
+        ("float[n,1,6,1] x => float[a,b,c,d] y", [2, 0, 1, 3], {"Transpose": 1}),
+        ("float[1,4,1,6] x => float[a,b,c,d] y", [0, 3, 2, 1], {"Transpose": 1}),
+        ("float[n,m,1] x => float[a,b,c] y", [2, 0, 1], {"Transpose": 1}),
+    ],
+    ids=["dynamic batch", "static", "crosses the batch", "crosses", "two unknown dimensions"],
+)
+def test_transpose_of_axes_of_size_1_is_a_view(signature, perm, views):
+    model = build(signature, f"y = Transpose<perm={perm}>(x)")
+    assert apply(MergeViews(), model) == ("Reshape" in views)
+    assert ops(model) == views
 
 
 @pytest.mark.parametrize(
@@ -459,12 +501,28 @@ def test_duplicates_merge():
         "a = Gemm(x, w1, b1) y = Gemm(a, w2, b2)",
         "a = MatMul(x, w1) c = Add(a, b1) d = MatMul(c, w2) y = Add(d, b2)",
         "a = Gemm(x, w1, z1) y = Gemm(a, w2, z2)",
+        "s = ReduceSum(x) a = MatMul(s, m1) b = MatMul(a, m2) y = Add(x, b)",
     ],
-    ids=["equal weights", "equal biases", "equal biases of MatMul", "equal scalar biases"],
+    ids=[
+        "equal weights",
+        "equal biases",
+        "equal biases of MatMul",
+        "equal scalar biases",
+        "equal weights of one number",
+    ],
 )
 def test_weights_are_never_shared(body):
     weight, bias = normal(4, 4), normal(4)
-    twins = {"w1": weight, "w2": weight, "b1": bias, "b2": bias, "z1": scalar(1), "z2": scalar(1)}
+    twins = {
+        "m1": np.ones((1, 1), np.float32),
+        "m2": np.ones((1, 1), np.float32),
+        "w1": weight,
+        "w2": weight,
+        "b1": bias,
+        "b2": bias,
+        "z1": scalar(1),
+        "z2": scalar(1),
+    }
     model = build(VECTOR, body, **{name: array for name, array in twins.items() if name in body})
     assert not apply(MergeDuplicates(), model)
 
@@ -472,6 +530,20 @@ def test_weights_are_never_shared(body):
 def test_equal_outputs_stay_apart():
     signature = "float[n,4] x => float[a,b] y, float[c,d] z, float[e,f] w"
     model = build(signature, "y = Relu(x) z = Relu(x) w = Relu(x)")
+    assert not apply(MergeDuplicates(), model)
+
+
+@pytest.mark.parametrize("body", ["y = Relu(x) a = Relu(x) z = Neg(a)", "a = Relu(x) y = Relu(x) z = Neg(a)"])
+def test_an_output_may_replace_its_twin(body):
+    model = build("float[n,4] x => float[a,b] y, float[c,d] z", body)
+    assert apply(MergeDuplicates(), model)
+    assert ops(model) == {"Relu": 1, "Neg": 1}
+    assert [value.name for value in model.graph.outputs] == ["y", "z"]
+
+
+def test_outputs_of_a_split_stay_apart():
+    body = "a, b = Split<axis=1, num_outputs=2>(x) c, y = Split<axis=1, num_outputs=2>(x) d = Add(a, b) z = Add(c, d)"
+    model = build("float[n,4] x => float[a2,b2] y, float[c2,d2] z", body)
     assert not apply(MergeDuplicates(), model)
 
 
