@@ -1,0 +1,81 @@
+# `make demo` shows what edgeq does; `make test` checks this checkout. Both make their own environment in .venv.
+#
+# PYTHON chooses the interpreter (3.11 or newer), VENV the environment's folder.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CODE := edgeq tests examples docs
+DEMO := demo-output
+
+# ONNX Runtime sends telemetry unless this is set before it is imported.
+export ORT_DISABLE_TELEMETRY := 1
+
+STARTED := $(shell date +%s)
+ELAPSED = @echo "make $@: $$(( $$(date +%s) - $(STARTED) )) s"
+
+.PHONY: help demo test test-all lint types format docs bench clean
+
+help:
+	@echo "make demo      package a bundled model for an Android phone, validate it, and say where the report is"
+	@echo "make test      the default tests (some minutes)"
+	@echo "make test-all  all tests, the slow ones too"
+	@echo "make lint      ruff: rules and formatting; 'make format' applies them"
+	@echo "make types     mypy, strict"
+	@echo "make docs      write docs/cli.md again from the commands"
+	@echo "make bench     measure speed and accuracy"
+	@echo "make clean     remove what the other targets made, except $(VENV)"
+
+# A stamp per set of extras: `all` holds everything that `examples` does.
+$(VENV)/.examples: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgeq needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@echo "Installing edgeq with its examples into $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[examples]'
+	@touch $@
+
+$(VENV)/.all: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgeq needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@echo "Installing edgeq with everything into $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	@touch $(VENV)/.examples $@
+
+demo: $(VENV)/.examples
+	EDGEQ_CACHE=$(DEMO)/cache $(BIN)/edgeq export example:efficientnet-lite0 --target android \
+		--output $(DEMO)/efficientnet-lite0-android --overwrite
+	$(BIN)/edgeq run $(DEMO)/efficientnet-lite0-android --report $(DEMO)/validation
+	@echo
+	@echo "The package is in $(DEMO)/efficientnet-lite0-android, its report (open it in a browser):"
+	@echo "  $(DEMO)/efficientnet-lite0-android/report.html"
+	$(ELAPSED)
+
+test: $(VENV)/.all
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" --durations=10 $(ARGS)
+	$(ELAPSED)
+
+test-all: $(VENV)/.all
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --durations=20 $(ARGS)
+	$(ELAPSED)
+
+lint: $(VENV)/.all
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+types: $(VENV)/.all
+	$(BIN)/mypy
+
+format: $(VENV)/.all
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+docs: $(VENV)/.all
+	$(BIN)/python docs/generate_cli.py
+
+bench: $(VENV)/.all
+	$(BIN)/python tests/benchmarks $(ARGS)
+	$(ELAPSED)
+
+clean:
+	rm -rf $(DEMO) dist build .mypy_cache .ruff_cache .pytest_cache
+	find edgeq tests examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
