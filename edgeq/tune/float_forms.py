@@ -63,8 +63,9 @@ def _gemm_to_matmul(model: ir.Model, node: ir.Node, names: Names) -> None:
 def _guard_bias(model: ir.Model, node: ir.Node, names: Names, *, to_gemm: bool) -> None:
     """Keep ONNX Runtime's MatMulAddFusion from making a float Gemm of MatMul + bias.
 
-    Rank 2: write the Gemm ourselves, which QGemm takes with its bias. Higher ranks: give the bias
-    the rank of the output, ``[N]`` -> ``[1, 1, N]``; the fusion then leaves both nodes alone.
+    Rank 2: write the Gemm ourselves, which QGemm takes with its bias; or, where only weights are
+    integers, subtract the negated bias, as the fusion knows Add only. Higher ranks: give the bias the
+    rank of the output, ``[N]`` -> ``[1, 1, N]``; the fusion then leaves both nodes alone.
     """
     weight, output = constant_array(node.inputs[1]), node.outputs[0]
     uses = list(output.uses())
@@ -82,8 +83,11 @@ def _guard_bias(model: ir.Model, node: ir.Node, names: Names, *, to_gemm: bool) 
         flat = set_initializer(model, names.fresh(f"{bias.name}_row"), array.reshape(-1))
         gemm = ir.node("Gemm", [node.inputs[0], node.inputs[1], flat], name=node.name)
         _replace(model, [node, add], [gemm], add.outputs[0], gemm.outputs[0])
-    elif rank >= 2 and array.ndim < max(rank, 3):
-        # A bias of rank 3 would lift a product of rank 2; there the fusion is harmless only as [1, N].
+    elif rank == 2:
+        negated = set_initializer(model, names.fresh(f"{bias.name}_negated"), -array)
+        subtract = ir.node("Sub", [output, negated], name=add.name)
+        _replace(model, [add], [subtract], add.outputs[0], subtract.outputs[0])
+    elif rank > array.ndim:
         shape = (1,) * (rank - 1) + (array.size,)
         guarded = set_initializer(model, names.fresh(f"{bias.name}_guarded"), array.reshape(shape))
         add.replace_input_with(list(add.inputs).index(bias), guarded)
