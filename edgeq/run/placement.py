@@ -14,7 +14,7 @@ from edgeq import graph
 from edgeq.errors import ProviderError
 from edgeq.report import Finding, NodePlacement
 from edgeq.run.kernels import PLUMBING, label_nodes, labelled, read_kernels
-from edgeq.run.reasons import HOT, dequantized_inputs, why_float
+from edgeq.run.reasons import ABSORBED, HOT, dequantized_inputs, quantizers_behind, reads_floats, why_float
 from edgeq.run.refusals import Refusals, read_refusals
 from edgeq.runtime import open_session, session_options
 
@@ -132,13 +132,31 @@ def _on_accelerator(
         elif where[index] != provider.name:
             why = refusals.nodes.get(index, "refused by the provider, which gave no reason")
             placed.append(place(provider=where[index], kind="float", why=why))
-        elif dequantized_inputs(node):
-            placed.append(place(provider=provider.name, kind="integer"))
         else:
-            kind, reason = expected.get(str(node.name), ("float", ""))
-            why = (kind == "float" and reason) or "it was left float: its inputs are not quantized"
-            placed.append(place(provider=provider.name, kind="float", why=why))
+            placed.append(_taken(node, provider.name, *expected.get(str(node.name), ("", ""))))
     return placed
+
+
+def _taken(node: ir.Node, provider: str, planned: str, reason: str) -> NodePlacement:
+    """A node that the provider took: as what it runs follows from the Q/DQ around it."""
+    place = partial(NodePlacement, node=str(node.name), op_type=node.op_type, runs_as=node.op_type, provider=provider)
+    if dequantized_inputs(node):
+        return place(kind="moves data" if planned == "moves data" else "integer")
+    if not reads_floats(node):
+        return place(kind="moves data", why="works on integers already")
+    absorber = _absorber(node)
+    if absorber is not None:
+        return place(kind="fused", fused_into=str(absorber.name))
+    why = (planned == "float" and reason) or "it was left float: its inputs are not quantized"
+    return place(kind="float", why=why)
+
+
+def _absorber(node: ir.Node) -> ir.Node | None:
+    """The quantized node whose kernel takes ``node`` over: one group of DQ, operator, Relu or Clip, Q."""
+    if node.op_type not in ABSORBED or not quantizers_behind(node) or node.inputs[0] is None:
+        return None
+    producer = node.inputs[0].producer()
+    return producer if producer is not None and dequantized_inputs(producer) else None
 
 
 def _findings(

@@ -7,21 +7,22 @@ import onnx_ir as ir
 
 from edgeq.graph import constant_array
 
-__all__ = ["HOT", "dequantized_inputs", "why_float"]
+__all__ = ["ABSORBED", "HOT", "dequantized_inputs", "quantizers_behind", "reads_floats", "why_float"]
 
 HOT = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators for which a DequantizeLinear that is not fused costs more than quantizing gains."""
 
-_ABSORBED = frozenset({"Relu", "Clip"})
+ABSORBED = frozenset({"Relu", "Clip"})
+"""Activations that the kernel in front takes over when only a QuantizeLinear follows."""
 
 
 def why_float(node: ir.Node, runs_as: str) -> str:
     """One sentence: why ``node`` of a QDQ model got the float kernel ``runs_as``."""
     sources = dequantized_inputs(node)
-    quantizers = _quantizers(node)
+    quantizers = quantizers_behind(node)
     if not sources and not quantizers:
         return "it was left float: neither its inputs nor its outputs are quantized"
-    if node.op_type in _ABSORBED and sources:
+    if node.op_type in ABSORBED and sources:
         return _activation(quantizers)
     activations = [source for source in sources if constant_array(source.inputs[0]) is None]
     weights = [source for source in sources if constant_array(source.inputs[0]) is not None]
@@ -51,9 +52,9 @@ def _hot(
     node: ir.Node, runs_as: str, activations: list[ir.Node], weights: list[ir.Node], quantizers: list[ir.Node]
 ) -> str | None:
     followers = [use.node for output in node.outputs for use in output.uses()]
-    clipped = [follower for follower in followers if follower.op_type in _ABSORBED]
+    clipped = [follower for follower in followers if follower.op_type in ABSORBED]
     # 1. The activation behind it can be absorbed only if its lowest level is the zero point.
-    if clipped and (behind := _quantizers(clipped[0])):
+    if clipped and (behind := quantizers_behind(clipped[0])):
         zero, lowest = _zero_point(behind[0])
         if zero != lowest:
             return (
@@ -96,7 +97,13 @@ def _dequantizer(value: ir.Value | None) -> ir.Node | None:
     return source if source is not None and source.op_type == "DequantizeLinear" else None
 
 
-def _quantizers(node: ir.Node) -> list[ir.Node]:
+def reads_floats(node: ir.Node) -> bool:
+    """Whether an input of ``node`` is a float tensor (one of unknown type counts as one)."""
+    return any(value is not None and value.dtype in (None, ir.DataType.FLOAT) for value in node.inputs)
+
+
+def quantizers_behind(node: ir.Node) -> list[ir.Node]:
+    """The QuantizeLinear nodes that read ``node``'s outputs directly."""
     uses = [use.node for output in node.outputs for use in output.uses()]
     return [user for user in uses if user.op_type == "QuantizeLinear"]
 
