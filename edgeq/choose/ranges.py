@@ -88,7 +88,8 @@ def mse(stats: TensorStats, spec: TensorSpec) -> tuple[float, float]:
 def entropy(stats: TensorStats, spec: TensorSpec) -> tuple[float, float]:
     """The range with the least KL divergence from the values' distribution (Migacz, GTC 2017, TensorRT).
 
-    It collapses on spiky, bounded activations: ``mse`` is the default for a reason.
+    It may collapse where many values are one and the same number other than zero: ``mse`` is the
+    default for a reason.
     """
     counts, edges = _bins(stats)
     counts = counts.copy()
@@ -96,7 +97,7 @@ def entropy(stats: TensorStats, spec: TensorSpec) -> tuple[float, float]:
     spike = np.flatnonzero(edges[:-1] == 0)
     counts[spike] = counts[np.minimum(spike + 1, len(counts) - 1)]
     levels = spec.dtype.qmax - spec.dtype.qmin + 1
-    zero = int(np.searchsorted(edges, 0.0))
+    zero = min(int(np.searchsorted(edges, 0.0)), len(counts))
     best, best_divergence = (stats.lo, stats.hi), np.inf
     for share in np.linspace(1.0, 1.0 / 16, CANDIDATES):
         first, last = int(np.floor(zero * (1 - share))), int(np.ceil(zero + (len(counts) - zero) * share))

@@ -1,0 +1,115 @@
+"""Scales of weights: the search never loses to the largest magnitude, and gives the shape that ONNX wants."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgeq.affine import SCALE_FLOOR, fake_quantize
+from edgeq.choose import weights as room
+from edgeq.choose.weights import weight_qparams
+from edgeq.qtypes import Granularity, IntType, PerAxis, PerBlock, PerTensor, TensorSpec
+
+GRANULARITIES: list[Granularity] = [PerTensor(), PerAxis(0), PerAxis(1), PerBlock(0, 16), PerBlock(1, 32)]
+
+
+def draw(kind: str, shape: tuple[int, ...] = (50, 40)) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    x = {
+        "normal": rng.standard_normal(shape),
+        "laplace": rng.laplace(size=shape),
+        "uniform": rng.uniform(-1, 1, shape),
+        "outliers": np.where(rng.random(shape) < 0.01, 20.0, 1.0) * rng.standard_normal(shape),
+        "channels": rng.standard_normal(shape) * 10.0 ** rng.uniform(-6, 3, (shape[0], *[1] * (len(shape) - 1))),
+        "sparse": rng.standard_normal(shape) * (rng.random(shape) < 0.05),
+    }[kind]
+    return x.astype(np.float32)
+
+
+def error(x: np.ndarray, qparams) -> float:
+    return float(np.square(x.astype(np.float64) - fake_quantize(x, qparams)).sum())
+
+
+@pytest.mark.parametrize("dtype", ["int2", "int4", "uint4", "int8", "uint8", "int16"])
+@pytest.mark.parametrize("granularity", GRANULARITIES, ids=str)
+@pytest.mark.parametrize("kind", ["normal", "laplace", "uniform", "outliers", "channels", "sparse"])
+def test_clipping_never_loses(kind: str, granularity: Granularity, dtype: str) -> None:
+    x, spec = draw(kind), TensorSpec(IntType.parse(dtype), True, granularity)
+    plain, searched = weight_qparams(x, spec, clip=False), weight_qparams(x, spec)
+    assert searched.scale.shape == plain.scale.shape
+    assert error(x, searched) <= error(x, plain) * (1 + 1e-6)
+    assert (searched.scale <= plain.scale).all()
+
+
+@pytest.mark.parametrize(("dtype", "gain"), [("int4", 0.95), ("int2", 0.6)])
+def test_clipping_gains_at_few_bits(dtype: str, gain: float) -> None:
+    x, spec = draw("normal", (16, 512)), TensorSpec(IntType.parse(dtype), True, PerAxis(0))
+    assert error(x, weight_qparams(x, spec)) < gain * error(x, weight_qparams(x, spec, clip=False))
+
+
+def test_close_to_the_best_scale_of_all() -> None:
+    """An exhaustive search over 2,000 scales finds hardly anything better."""
+    for dtype in ("int2", "int4", "int8"):
+        x, spec = draw("laplace", (1, 400)), TensorSpec(IntType.parse(dtype), True)
+        found = weight_qparams(x, spec)
+        top = np.abs(x).max() / max(spec.dtype.qmax, 1)
+        best = min(
+            error(x, type(found)(np.asarray(top * f, np.float32), found.zero_point, spec))
+            for f in np.linspace(0.02, 1, 2000)
+        )
+        assert error(x, found) <= best * 1.03
+
+
+@pytest.mark.parametrize(
+    ("granularity", "shape", "scale"),
+    [
+        (PerTensor(), (6, 4, 3, 3), ()),
+        (PerAxis(0), (6, 4, 3, 3), (6,)),
+        (PerAxis(1), (6, 4, 3, 3), (4,)),
+        (PerBlock(0, 16), (40, 5), (3, 5)),
+        (PerBlock(1, 16), (5, 40), (5, 3)),
+        (PerBlock(1, 4), (2, 9, 3), (2, 3, 3)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("clip", [True, False])
+def test_shapes(granularity: Granularity, shape: tuple[int, ...], scale: tuple[int, ...], clip: bool) -> None:
+    qparams = weight_qparams(draw("normal", shape), TensorSpec(IntType(8, True), True, granularity), clip=clip)
+    assert qparams.scale.shape == qparams.zero_point.shape == scale
+    assert not qparams.zero_point.astype(int).any()
+
+
+def test_largest_magnitude_without_clipping() -> None:
+    x = np.array([[1, -127, 3], [0.5, 2, -254]], np.float32)
+    qparams = weight_qparams(x, TensorSpec(IntType(8, True), True, PerAxis(0)), clip=False)
+    assert qparams.scale.tolist() == [1, 2]
+    unsigned = weight_qparams(x, TensorSpec(IntType(8, False), True, PerAxis(0)), clip=False)
+    assert (unsigned.scale.tolist(), unsigned.zero_point.tolist()) == ([1, 2], [128, 128])
+
+
+def test_a_ragged_block_is_judged_by_its_own_values() -> None:
+    x = np.concatenate([np.full((16, 1), 127.0), np.full((3, 1), 1.27)]).astype(np.float32)
+    qparams = weight_qparams(x, TensorSpec(IntType(8, True), True, PerBlock(0, 16)))
+    assert qparams.scale.ravel() == pytest.approx([1, 0.01], rel=1e-6)
+    assert fake_quantize(x, qparams) == pytest.approx(x, rel=1e-6)
+
+
+def test_dead_channels_get_the_floor() -> None:
+    x = draw("normal")
+    x[3] = 0
+    x[7] = 1e-20
+    qparams = weight_qparams(x, TensorSpec(IntType(8, True), True, PerAxis(0)))
+    assert qparams.scale[3] == qparams.scale[7] == SCALE_FLOOR
+    assert not fake_quantize(x, qparams)[[3, 7]].any()
+
+
+def test_rows_searched_in_chunks_give_the_same_scales(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, spec = draw("laplace"), TensorSpec(IntType(4, True), True, PerAxis(0))
+    whole = weight_qparams(x, spec).scale
+    monkeypatch.setattr(room, "_CHUNK", 100)
+    assert np.array_equal(weight_qparams(x, spec).scale, whole)
+
+
+def test_weights_are_symmetric() -> None:
+    with pytest.raises(ValueError, match="weights are quantized symmetrically"):
+        weight_qparams(draw("normal"), TensorSpec(IntType(8, True), False))
