@@ -100,3 +100,12 @@ def test_an_editable_install_makes_no_other_packages_importable() -> None:
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "docs"
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_an_editable_install_puts_no_folder_in_the_way_of_the_package(tmp_path: Path) -> None:
+    """A folder `edgeq` in site-packages, even of data alone, is found before the checkout and hides it."""
+    pytest.importorskip("editables")
+    code = f"from hatchling.build import build_editable; print(build_editable({str(tmp_path)!r}))"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=ROOT)
+    (made,) = tmp_path.glob("*.whl")
+    assert not [name for name in zipfile.ZipFile(made).namelist() if name.startswith("edgeq/")]
