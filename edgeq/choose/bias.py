@@ -72,6 +72,9 @@ def corrected_bias(node: ir.Node, error: np.ndarray, mean: np.ndarray, bias: np.
         per_group = mean.reshape(groups, -1)  # [g, C/g]
         shift = (kernel.reshape(groups, -1, kernel.shape[1]) * per_group[:, None, :]).sum(axis=2).ravel()
     elif node.op_type == "Gemm" and error.shape[1 - (channel_axis(node, 2) or 0)] == len(mean):
+        # With transA axis 1 of the input counts rows, not the channels that the mean is of.
+        if node.attributes.get_int("transA", 0):
+            return None
         if node.attributes.get_float("alpha", 1.0) != 1.0 or node.attributes.get_float("beta", 1.0) != 1.0:
             return None
         shift = mean @ (error.T if node.attributes.get_int("transB", 0) else error)
