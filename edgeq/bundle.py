@@ -77,7 +77,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Everything a program needs to load, check and describe the bundle.
 
     ``files`` (paths with forward slashes, relative to the bundle), ``inputs``, ``outputs``,
-    ``samples`` and ``labels`` are filled in by ``edgeq.package.write_bundle``. ``provider`` holds
+    ``samples`` and ``labels`` are filled in by ``edgeq.stages.package.write_bundle``. ``provider`` holds
     the execution provider and its options, and the session options the model was made for.
     """
 

@@ -96,7 +96,7 @@ def _providers() -> list[Check]:
 
 
 def _processor() -> Check:
-    from edgeq.run.machine import describe_machine
+    from edgeq.machine import describe_machine
 
     machine = describe_machine()
     found = f"{machine.cpu}, {machine.cores} cores, {machine.architecture}"

@@ -35,7 +35,7 @@ Kind = Literal["integer", "moves data", "float", "fused"]
 
 
 class Evaluation(Protocol):
-    """The part of ``edgeq.run.accuracy.Evaluation`` that a contract looks at."""
+    """The part of ``edgeq.stages.run.accuracy.Evaluation`` that a contract looks at."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]: ...
@@ -48,7 +48,7 @@ class Evaluation(Protocol):
 class Data:
     """Data to calibrate with and to measure accuracy on.
 
-    ``calibration`` and ``evaluation`` are whatever ``edgeq.calibrate.load_feed`` takes: a folder of
+    ``calibration`` and ``evaluation`` are whatever ``edgeq.stages.calibrate.load_feed`` takes: a folder of
     pictures, ``.npy``/``.npz``, ``.jsonl``, a recipe, or anything iterable. Without ``evaluation``
     a part of the calibration data is held out. ``labels`` (a file, see ``docs/accuracy.md``)
     belong to ``evaluation``; ``pairs`` is a ``.jsonl`` file with ``query`` and ``document``;

@@ -17,32 +17,32 @@ import onnx_ir as ir
 
 from edgeq import __version__
 from edgeq.bundle import Calibration, Manifest, read_bundle
-from edgeq.calibrate.feeds import Feed, load_feed, split_feed
-from edgeq.calibrate.observe import calibrate
-from edgeq.choose import Layout, choose_plan, find_layout
 from edgeq.errors import CalibrationError, ContractError, ProviderError
-from edgeq.export import load_source
 from edgeq.graph import input_infos, save_model
-from edgeq.insert import insert_qdq, verify_qdq
 from edgeq.job import Data, Exported, Limits, broken_contract, library_versions, parse_scheme, planned_placement
+from edgeq.machine import describe_machine
 from edgeq.output import atomic_folder, check_free
-from edgeq.package import write_bundle, write_report
-from edgeq.prep import Prepared, prepare
 from edgeq.progress import Progress, Silent
 from edgeq.qtypes import QuantPlan, Scheme, TensorStats
 from edgeq.report import Contract, Finding, Metric, Report, Size, plan_row
-from edgeq.run.accuracy import Evaluation, evaluate, evaluate_custom, evaluate_pairs, metric_drop
-from edgeq.run.blame import layer_errors
-from edgeq.run.labels import load_labels
-from edgeq.run.latency import compare_latency
-from edgeq.run.machine import describe_machine
-from edgeq.run.memory import measure_memory
-from edgeq.run.placement import Placement, read_placement
-from edgeq.run.validate import validate
 from edgeq.runtime import Optimization, check_available
 from edgeq.source import Source
+from edgeq.stages.calibrate.feeds import Feed, load_feed, split_feed
+from edgeq.stages.calibrate.observe import calibrate
+from edgeq.stages.choose import Layout, choose_plan, find_layout
+from edgeq.stages.export import load_source
+from edgeq.stages.insert import insert_qdq, verify_qdq
+from edgeq.stages.package import write_bundle, write_report
+from edgeq.stages.prep import Prepared, prepare
+from edgeq.stages.run.accuracy import Evaluation, evaluate, evaluate_custom, evaluate_pairs, metric_drop
+from edgeq.stages.run.blame import layer_errors
+from edgeq.stages.run.labels import load_labels
+from edgeq.stages.run.latency import compare_latency
+from edgeq.stages.run.memory import measure_memory
+from edgeq.stages.run.placement import Placement, read_placement
+from edgeq.stages.run.validate import validate
+from edgeq.stages.tune import finish, shape_float
 from edgeq.target import Provider, TargetProfile, load_target
-from edgeq.tune import finish, shape_float
 
 __all__ = ["Attempt", "Job", "export", "validate_bundle"]
 

@@ -10,14 +10,14 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from edgeq.calibrate import calibrate, load_feed
-from edgeq.choose import Layout, choose_plan, find_layout
 from edgeq.graph import input_infos, name_nodes
-from edgeq.insert import insert_qdq, verify_qdq
 from edgeq.qtypes import QuantPlan, Scheme, TensorStats
 from edgeq.runtime import run_model
+from edgeq.stages.calibrate import calibrate, load_feed
+from edgeq.stages.choose import Layout, choose_plan, find_layout
+from edgeq.stages.insert import insert_qdq, verify_qdq
+from edgeq.stages.tune import finish, shape_float
 from edgeq.target import TargetProfile, load_target
-from edgeq.tune import finish, shape_float
 
 
 def parse(text: str, opset: int = 21, **constants: np.ndarray) -> ir.Model:

@@ -36,7 +36,7 @@ def test_the_public_names() -> None:
 
 
 def test_the_verbs_are_functions_even_after_the_stages_are_imported() -> None:
-    import edgeq.pipeline  # noqa: F401 - imports every stage
+    import edgeq.pipeline
 
     assert inspect.isfunction(edgeq.export)
     assert inspect.isfunction(edgeq.run)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeq.calibrate import iterables
-from edgeq.calibrate.feeds import Feed, group_of, load_feed, split_feed
 from edgeq.errors import CalibrationError, ConfigError
 from edgeq.graph import TensorInfo
 from edgeq.recipe import ImagePreprocess, load_recipe
+from edgeq.stages.calibrate import iterables
+from edgeq.stages.calibrate.feeds import Feed, group_of, load_feed, split_feed
 
 F32, I64 = np.dtype(np.float32), np.dtype(np.int64)
 ONE = (TensorInfo("x", F32, (1, 4)),)
@@ -326,7 +326,7 @@ def test_array_files_name_file_row_and_shapes(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgeq.calibrate import arrays
+    from edgeq.stages.calibrate import arrays
 
     np.savez_compressed(tmp_path / "x.npz", x=np.zeros((10000, 4), np.float32))
     monkeypatch.setattr(arrays, "_MOST_UNPACKED", 100_000)

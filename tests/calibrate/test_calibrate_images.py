@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from edgeq.calibrate import images
-from edgeq.calibrate.feeds import load_feed
-from edgeq.calibrate.images import load_image
 from edgeq.errors import CalibrationError
 from edgeq.graph import TensorInfo
 from edgeq.recipe import ImagePreprocess
+from edgeq.stages.calibrate import images
+from edgeq.stages.calibrate.feeds import load_feed
+from edgeq.stages.calibrate.images import load_image
 
 INPUT = (TensorInfo("image", np.dtype(np.float32), (1, 3, 16, 20)),)
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

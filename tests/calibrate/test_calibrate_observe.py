@@ -14,11 +14,11 @@ import pytest
 from calibrate_models import CONV, parse
 
 from edgeq import graph, runtime
-from edgeq.calibrate import observe
-from edgeq.calibrate.feeds import Feed, load_feed
-from edgeq.calibrate.observe import calibrate
 from edgeq.errors import CalibrationError
 from edgeq.qtypes import TensorStats
+from edgeq.stages.calibrate import observe
+from edgeq.stages.calibrate.feeds import Feed, load_feed
+from edgeq.stages.calibrate.observe import calibrate
 
 NAMES = ["image", "conv", "relu", "out"]
 
@@ -251,8 +251,8 @@ import numpy as np
 sys.path.insert(0, {tests!r})
 from calibrate_models import CONV, parse
 from edgeq import graph
-from edgeq.calibrate.feeds import load_feed
-from edgeq.calibrate.observe import calibrate
+from edgeq.stages.calibrate.feeds import load_feed
+from edgeq.stages.calibrate.observe import calibrate
 model = parse(CONV.format(batch="N").replace("8,8", "256,256"))
 def samples():
     rng = np.random.default_rng(0)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeq.calibrate.feeds import group_of, load_feed, split_feed
 from edgeq.graph import TensorInfo
 from edgeq.recipe import ImagePreprocess, load_recipe
 from edgeq.resources import data_folder, data_names
+from edgeq.stages.calibrate.feeds import group_of, load_feed, split_feed
 
 INPUT = (TensorInfo("image", np.dtype(np.float32), (1, 3, 224, 224)),)
 LITE = ImagePreprocess(crop=(224, 224), resize=256, mean=(127, 127, 127), std=(128, 128, 128))

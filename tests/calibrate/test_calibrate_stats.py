@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from edgeq.calibrate.stats import MAX_BINS, SAMPLE_CAP, Accumulator, sample_stride
 from edgeq.qtypes import Histogram, TensorStats
+from edgeq.stages.calibrate.stats import MAX_BINS, SAMPLE_CAP, Accumulator, sample_stride
 
 
 def fold(arrays: list[np.ndarray], channel_axis: int | None = None) -> Accumulator:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeq.calibrate.feeds import load_feed
 from edgeq.errors import CalibrationError
 from edgeq.graph import TensorInfo
 from edgeq.recipe import TextPreprocess
+from edgeq.stages.calibrate.feeds import load_feed
 
 tokenizers = pytest.importorskip("tokenizers")
 

@@ -11,8 +11,8 @@ import onnx_ir as ir
 import pytest
 from small_models import parse, weights
 
-from edgeq.choose import Layout, find_layout
 from edgeq.qtypes import Scheme
+from edgeq.stages.choose import Layout, find_layout
 from edgeq.target import TargetProfile, load_target
 
 IMAGE = "float[1,3,8,8] x"

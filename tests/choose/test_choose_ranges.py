@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from edgeq.affine import fake_quantize, range_to_qparams
-from edgeq.calibrate.stats import Accumulator
-from edgeq.choose.ranges import CLIP_WEIGHT, PERCENTILE, RANGE_METHODS, average, entropy, minmax, mse, percentile
 from edgeq.qtypes import Histogram, IntType, TensorSpec, TensorStats
+from edgeq.stages.calibrate.stats import Accumulator
+from edgeq.stages.choose.ranges import CLIP_WEIGHT, PERCENTILE, RANGE_METHODS, average, entropy, minmax, mse, percentile
 
 UINT8 = TensorSpec(IntType(8, False), False)
 SPECS = [

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from edgeq.affine import SCALE_FLOOR, fake_quantize
-from edgeq.choose import weights as room
-from edgeq.choose.weights import weight_qparams
 from edgeq.qtypes import Granularity, IntType, PerAxis, PerBlock, PerTensor, TensorSpec
+from edgeq.stages.choose import weights as room
+from edgeq.stages.choose.weights import weight_qparams
 
 GRANULARITIES: list[Granularity] = [PerTensor(), PerAxis(0), PerAxis(1), PerBlock(0, 16), PerBlock(1, 32)]
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from edgeq import graph, runtime
-from edgeq.export import load_source
-from edgeq.export.examples import licence_of
 from edgeq.recipe import ImagePreprocess, TextPreprocess
 from edgeq.source import Source
+from edgeq.stages.export import load_source
+from edgeq.stages.export.examples import licence_of
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 

@@ -10,7 +10,7 @@ import pytest
 
 from edgeq import graph, runtime
 from edgeq.errors import ExportError
-from edgeq.export import load_source
+from edgeq.stages.export import load_source
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
@@ -124,7 +124,7 @@ def test_the_loader_itself_is_restricted(saved: Path, tmp_path: Path, monkeypatc
     buffer = io.BytesIO()
     torch.save(Bomb(tmp_path / "boom"), buffer)
     replace_entry(saved, "sample_inputs/model.pt", buffer.getvalue())
-    monkeypatch.setattr("edgeq.export.exported_program._needs_trust", lambda path: None)
+    monkeypatch.setattr("edgeq.stages.export.exported_program._needs_trust", lambda path: None)
     with pytest.raises(ExportError, match="cannot load the program"):
         load_source(saved)
     assert not (tmp_path / "boom").exists()

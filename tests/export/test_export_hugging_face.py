@@ -8,9 +8,9 @@ import pytest
 
 from edgeq import graph, runtime
 from edgeq.errors import ExportError
-from edgeq.export import load_source
 from edgeq.recipe import ImagePreprocess, TextPreprocess
 from edgeq.source import Licence
+from edgeq.stages.export import load_source
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -151,7 +151,7 @@ def test_other_architectures(name: str, dynamic: str, tmp_path: Path) -> None:
 
 
 def fail_on_dynamic_shapes(monkeypatch: pytest.MonkeyPatch, *, always: bool) -> None:
-    from edgeq.export import hugging_face
+    from edgeq.stages.export import hugging_face
 
     export = hugging_face.export_module
 

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeq import graph, runtime
 from edgeq.errors import ExportError, ModelError
-from edgeq.export import load_source
-from edgeq.export.onnx_file import upgrade
+from edgeq.stages.export import load_source
+from edgeq.stages.export.onnx_file import upgrade
 
 
 def classifier(opset: int = 21, *, doc: str = "") -> onnx.ModelProto:
@@ -96,7 +96,7 @@ def test_a_conversion_that_changes_the_outputs_is_not_used(monkeypatch: pytest.M
         graph.set_initializer(changed, "b", np.ones(40, np.float32) * 3)
         return changed
 
-    monkeypatch.setattr("edgeq.export.onnx_file.upgrade", wrong)
+    monkeypatch.setattr("edgeq.stages.export.onnx_file.upgrade", wrong)
     source = load_source(classifier(17))
     assert source.model.opset_imports[""] == 17
     assert "does not match its source: output 'y' is off by" in source.provenance["opset"]
@@ -171,7 +171,7 @@ def test_a_model_over_two_gigabytes_is_loaded_lazily(tmp_path: Path) -> None:
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (tmp_path / "big.onnx").write_bytes(model.SerializeToString())
     code = (
-        "import pathlib, re; from edgeq.export import load_source; from edgeq import graph\n"
+        "import pathlib, re; from edgeq.stages.export import load_source; from edgeq import graph\n"
         f"s = load_source({str(tmp_path / 'big.onnx')!r})\n"
         "assert graph.model_size(s.model) > 2**31, graph.model_size(s.model)\n"
         "assert s.example_inputs['ids'].max() > 0\n"
@@ -287,7 +287,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def test_an_onnx_user_never_imports_torch(tmp_path: Path) -> None:
     onnx.save(classifier(17), tmp_path / "net.onnx")
     code = (
-        "import sys; from edgeq.export import load_source\n"
+        "import sys; from edgeq.stages.export import load_source\n"
         f"load_source({str(tmp_path / 'net.onnx')!r})\n"
         "heavy = {'torch', 'transformers', 'optimum', 'tokenizers', 'PIL'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

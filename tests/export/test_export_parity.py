@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from edgeq.errors import ExportError
-from edgeq.export.parity import check_parity, dynamic_axes, vary
+from edgeq.stages.export.parity import check_parity, dynamic_axes, vary
 
 MODEL = """
 <ir_version: 10, opset_import: ["": 21]>

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from edgeq.errors import ExportError
-from edgeq.export.preprocessing import image_preprocess, read_json, read_labels, read_preprocess
 from edgeq.recipe import ImagePreprocess, TextPreprocess
+from edgeq.stages.export.preprocessing import image_preprocess, read_json, read_labels, read_preprocess
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeq.errors import ExportError
-from edgeq.export import FORMS, example_names, load_source
+from edgeq.stages.export import FORMS, example_names, load_source
 
 
 def test_something_that_does_not_exist_lists_the_forms() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from edgeq import graph, runtime
 from edgeq.errors import ExportError
-from edgeq.export import load_source
+from edgeq.stages.export import load_source
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
@@ -108,7 +108,7 @@ def test_stdout_is_left_alone_and_stderr_to_the_user_s_file(file: Path, capfd: p
 @pytest.mark.slow
 def test_the_same_source_gives_the_same_bytes_in_another_process(source, file: Path) -> None:
     code = (
-        "import hashlib; from edgeq.export import load_source; from edgeq import graph\n"
+        "import hashlib; from edgeq.stages.export import load_source; from edgeq import graph\n"
         f"print(hashlib.sha256(graph.to_bytes(load_source({str(file)!r} + ':build').model)).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

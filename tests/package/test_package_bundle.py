@@ -11,8 +11,8 @@ import pytest
 from edgeq.bundle import read_bundle
 from edgeq.errors import ConfigError, ValidationError
 from edgeq.output import atomic_folder
-from edgeq.package import write_bundle, write_report
 from edgeq.recipe import TextPreprocess
+from edgeq.stages.package import write_bundle, write_report
 
 
 def _write(folder, model, draft, samples, **changes):

@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
-from edgeq.package import render_html
-from edgeq.package.page import number
 from edgeq.report import Contract, Finding, Metric, NodePlacement
+from edgeq.stages.package import render_html
+from edgeq.stages.package.page import number
 
 _VOID = {"meta", "input", "link", "br"}
 

@@ -11,9 +11,9 @@ import onnx_ir as ir
 from onnx import numpy_helper, parser
 
 from edgeq.graph import name_nodes, to_bytes
-from edgeq.prep.infer_shapes import InferShapes
-from edgeq.prep.rewrite import PrepPass
 from edgeq.runtime import run_model
+from edgeq.stages.prep.infer_shapes import InferShapes
+from edgeq.stages.prep.rewrite import PrepPass
 
 RNG = np.random.default_rng(7)
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from edgeq.graph import name_nodes
-from edgeq.prep import PREP_PASSES, prepare
+from edgeq.stages.prep import PREP_PASSES, prepare
 
 VIT = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 IMAGES: dict[str, tuple[dict[str, Any], int]] = {

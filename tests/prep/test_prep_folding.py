@@ -7,10 +7,10 @@ import pytest
 from prep_models import apply, build, ints, normal, ops, positive, scalar
 
 from edgeq.graph import constant_array
-from edgeq.prep.fold_affine import FoldAffine
-from edgeq.prep.fold_batch_norm import FoldBatchNorm
-from edgeq.prep.fold_pads import FoldPads
-from edgeq.prep.transpose_weights import TransposeWeights
+from edgeq.stages.prep.fold_affine import FoldAffine
+from edgeq.stages.prep.fold_batch_norm import FoldBatchNorm
+from edgeq.stages.prep.fold_pads import FoldPads
+from edgeq.stages.prep.transpose_weights import TransposeWeights
 
 
 def norm(channels: int) -> dict[str, np.ndarray]:

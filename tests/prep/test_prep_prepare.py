@@ -13,12 +13,12 @@ from prep_models import build, example, ints, normal, ops, positive, scalar
 from edgeq.errors import ConfigError, ModelError
 from edgeq.graph import set_initializer, to_bytes
 from edgeq.metrics import sqnr_db
-from edgeq.prep import PREP_PASSES, prepare
-from edgeq.prep.rewrite import PrepPass
 from edgeq.runtime import run_model
 from edgeq.source import Source
+from edgeq.stages.prep import PREP_PASSES, prepare
+from edgeq.stages.prep.rewrite import PrepPass
 
-prepare_file = sys.modules["edgeq.prep.prepare"]
+prepare_file = sys.modules["edgeq.stages.prep.prepare"]
 
 SMALL = """p = Pad(x, pads) c = Conv(p, w) b = BatchNormalization(c, g, o, m, v) i = Identity(b)
     q = Max(i, zero) r = Min(q, six) s = ReduceMean<keepdims=0>(r, spatial) y = Gemm<transB=1>(s, k, d)"""
@@ -258,7 +258,7 @@ def test_infinities_and_masks_are_left_alone():
 @functools.cache
 def source(name: str) -> Source:
     pytest.importorskip("torch")
-    from edgeq.export import load_source
+    from edgeq.stages.export import load_source
 
     return load_source(f"example:{name}")
 

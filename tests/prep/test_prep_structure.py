@@ -10,20 +10,20 @@ from onnx import helper, numpy_helper
 from prep_models import apply, build, example, ints, normal, ops, scalar
 
 from edgeq.graph import constant_array, load_model
-from edgeq.prep.clear_metadata import ClearMetadata
-from edgeq.prep.fix_reshapes import FixReshapes
-from edgeq.prep.fold_constants import FOLD_LIMIT, FoldConstants
-from edgeq.prep.fold_shapes import FoldShapes
-from edgeq.prep.global_average_pool import UseGlobalAveragePool
-from edgeq.prep.inline_functions import InlineFunctions
-from edgeq.prep.lift_constants import LiftConstants
-from edgeq.prep.merge_clips import MergeClips
-from edgeq.prep.merge_duplicates import MergeDuplicates
-from edgeq.prep.merge_slices import MergeSlices
-from edgeq.prep.merge_views import MergeViews
-from edgeq.prep.remove_no_ops import RemoveNoOps
-from edgeq.prep.remove_unused import RemoveUnused
-from edgeq.prep.resolve_casts import ResolveCasts
+from edgeq.stages.prep.clear_metadata import ClearMetadata
+from edgeq.stages.prep.fix_reshapes import FixReshapes
+from edgeq.stages.prep.fold_constants import FOLD_LIMIT, FoldConstants
+from edgeq.stages.prep.fold_shapes import FoldShapes
+from edgeq.stages.prep.global_average_pool import UseGlobalAveragePool
+from edgeq.stages.prep.inline_functions import InlineFunctions
+from edgeq.stages.prep.lift_constants import LiftConstants
+from edgeq.stages.prep.merge_clips import MergeClips
+from edgeq.stages.prep.merge_duplicates import MergeDuplicates
+from edgeq.stages.prep.merge_slices import MergeSlices
+from edgeq.stages.prep.merge_views import MergeViews
+from edgeq.stages.prep.remove_no_ops import RemoveNoOps
+from edgeq.stages.prep.remove_unused import RemoveUnused
+from edgeq.stages.prep.resolve_casts import ResolveCasts
 
 VECTOR = "float[n,4] x => float[a,b] y"
 IMAGE = "float[n,4,6,6] x => float[a,b,c,d] y"
@@ -242,7 +242,7 @@ def test_what_would_be_too_large_is_not_even_computed(monkeypatch):
     def explode(*args: object) -> None:
         raise AssertionError("the node was run")
 
-    monkeypatch.setattr("edgeq.prep.fold_constants.open_session", explode)
+    monkeypatch.setattr("edgeq.stages.prep.fold_constants.open_session", explode)
     model = build("float[4] x => float[n] y", "e = Expand(one, huge) y = Relu(e)", one=scalar(1), huge=ints(2**40))
     assert not FoldConstants()(model).modified
 

@@ -11,8 +11,8 @@ from onnx import parser
 
 from edgeq.errors import CalibrationError, ConfigError, ModelError
 from edgeq.report import LIMIT_DB
-from edgeq.run.accuracy import evaluate, evaluate_custom, evaluate_pairs, metric_drop, pool
-from edgeq.run.labels import load_labels
+from edgeq.stages.run.accuracy import evaluate, evaluate_custom, evaluate_pairs, metric_drop, pool
+from edgeq.stages.run.labels import load_labels
 
 
 def _model(tmp_path, name: str, body: str, io: str = "(float[N,3] x) => (float[N,3] y)"):

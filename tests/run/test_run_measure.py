@@ -10,10 +10,10 @@ import pytest
 
 from edgeq import graph
 from edgeq.errors import ModelError
-from edgeq.run.blame import layer_errors
-from edgeq.run.latency import compare_latency, measure_latency
-from edgeq.run.machine import describe_machine
-from edgeq.run.memory import measure_memory
+from edgeq.machine import describe_machine
+from edgeq.stages.run.blame import layer_errors
+from edgeq.stages.run.latency import compare_latency, measure_latency
+from edgeq.stages.run.memory import measure_memory
 
 
 def _product(build, size: int):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from edgeq.errors import ProviderError
-from edgeq.run.placement import read_placement
-from edgeq.run.refusals import parse_refusals
+from edgeq.stages.run.placement import read_placement
+from edgeq.stages.run.refusals import parse_refusals
 from edgeq.target import Provider
 
 

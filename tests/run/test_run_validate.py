@@ -12,8 +12,8 @@ from onnx import parser, shape_inference
 
 from edgeq.bundle import Bundle, Manifest, read_bundle
 from edgeq.errors import ConfigError, ValidationError
-from edgeq.package import write_bundle
-from edgeq.run.validate import validate
+from edgeq.stages.package import write_bundle
+from edgeq.stages.run.validate import validate
 from edgeq.target import Provider
 
 CPU = Provider(name="CPUExecutionProvider", package="onnxruntime", version=">=1.24.2")

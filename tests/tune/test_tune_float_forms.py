@@ -9,11 +9,11 @@ import pytest
 from small_models import parse, quantized, samples, weights
 
 from edgeq.qtypes import Scheme
-from edgeq.run.placement import read_placement
 from edgeq.runtime import run_model
+from edgeq.stages.run.placement import read_placement
+from edgeq.stages.tune import finish, shape_float
+from edgeq.stages.tune.float_forms import FINITE_MASK
 from edgeq.target import TargetProfile, load_target
-from edgeq.tune import finish, shape_float
-from edgeq.tune.float_forms import FINITE_MASK
 
 W8A8, W4 = Scheme.parse("w8a8"), Scheme.parse("w4")
 

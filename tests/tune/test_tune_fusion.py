@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_models import Chain, parse, quantized, weights
 
-from edgeq.run.placement import read_placement
+from edgeq.stages.run.placement import read_placement
 from edgeq.target import load_target
 
 TARGETS = ["linux-x64", "android"]

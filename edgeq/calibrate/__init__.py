@@ -1,6 +1,0 @@
-"""Calibration: from a user's data to streamed statistics of a float model's tensors."""
-
-from edgeq.calibrate.feeds import Feed, load_feed, split_feed
-from edgeq.calibrate.observe import calibrate
-
-__all__ = ["Feed", "calibrate", "load_feed", "split_feed"]

@@ -1,8 +1,0 @@
-"""Bundles: what edgeq hands over, and the report for people who would rather look."""
-
-from __future__ import annotations
-
-from edgeq.package.render import render_html
-from edgeq.package.write import write_bundle, write_report
-
-__all__ = ["render_html", "write_bundle", "write_report"]

@@ -1,0 +1,221 @@
+"""Pictures to tensors, exactly as `ImagePreprocess` says, with Pillow."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from edgeq.errors import CalibrationError
+from edgeq.graph import TensorInfo
+from edgeq.recipe import ImagePreprocess
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["IMAGE_SUFFIXES", "ImageStore", "image_files", "load_image"]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+_MOST_PIXELS = 100_000_000
+"""Larger pictures are refused: a few kilobytes of PNG can unpack to gigabytes."""
+
+_DRAFT_GAP = 2
+"""JPEG decoders halve a picture almost for free. They may, as long as twice the wanted size is left for
+the real filter: the factor that Pillow's own ``thumbnail`` uses. Pictures under 4x the size are untouched."""
+
+
+def image_files(path: Path) -> tuple[Path, ...]:
+    """All pictures under a folder, sorted by relative path, or the one file.
+
+    Raises:
+        CalibrationError: the folder is missing, unreadable, empty or holds no pictures.
+    """
+    if path.is_file():
+        return (path,)
+    try:
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    except OSError as error:
+        raise CalibrationError(f"the folder cannot be read: {error.strerror}", where=str(path)) from None
+    files = [file for file in files if not file.name.startswith(".")]
+    if not files:
+        raise CalibrationError(
+            f"the folder holds no pictures ({', '.join(IMAGE_SUFFIXES)})",
+            where=str(path),
+            remedy="give a folder of pictures such as the model will see",
+        )
+    return tuple(files)
+
+
+class ImageStore:
+    """Pictures for the one image input of a model (see `edgeq.stages.calibrate.feeds.Store`).
+
+    Raises:
+        CalibrationError: the model has other inputs than one picture, or the preprocessing
+            contradicts its shape or type.
+    """
+
+    def __init__(self, files: Sequence[Path], preprocess: ImagePreprocess, inputs: Sequence[TensorInfo]) -> None:
+        self._files = tuple(files)
+        self.names = tuple(str(file) for file in files)
+        self._preprocess = preprocess
+        self.settings = msgspec.json.encode(preprocess).decode()
+        self._mean, self._std = _channels(preprocess)
+        self._input = _image_input(inputs, preprocess)
+        self._integers = self._input.dtype.kind in "iu"
+        if self._integers and (np.any(self._mean) or np.any(self._std != 1)):
+            raise CalibrationError(
+                f"the model takes integer pixels ({self._input.describe()}), so they cannot be normalized",
+                remedy="use mean = [0, 0, 0] and std = [1, 1, 1] in the recipe",
+            )
+
+    def digest(self, row: int) -> bytes:
+        return hashlib.sha256(_read(self._files[row])).digest()
+
+    def read(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """``[len(rows), channels, height, width]``, or with the channels last."""
+        nchw = self._preprocess.layout == "NCHW"
+        height, width = self._preprocess.crop
+        channels = len(self._mean)
+        shape = (channels, height, width) if nchw else (height, width, channels)
+        batch = np.empty((len(rows), *shape), np.uint8 if self._integers else np.float32)
+        for target, row in zip(batch, rows, strict=True):
+            pixels = load_image(self._files[row], self._preprocess)
+            if nchw:
+                pixels, mean, std = pixels.transpose(2, 0, 1), self._mean[:, None, None], self._std[:, None, None]
+            else:
+                mean, std = self._mean, self._std
+            if self._integers:
+                target[:] = pixels
+            else:
+                np.subtract(pixels, mean, out=target)
+                np.divide(target, std, out=target)
+        return {self._input.name: batch}
+
+
+def load_image(path: Path, preprocess: ImagePreprocess) -> np.ndarray:
+    """Pixels uint8 ``[height, width, channels]`` after EXIF rotation, resize and centre crop.
+
+    Sizes round as in torchvision's ``Resize`` and ``CenterCrop``.
+
+    Raises:
+        CalibrationError: the file is missing, truncated, not a picture, too large to unpack
+            safely, or smaller than the crop.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    crop_height, crop_width = preprocess.crop
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image: Image.Image = Image.open(path)
+        with image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise Image.DecompressionBombError
+            if preprocess.resize or preprocess.stretch:
+                edge = _DRAFT_GAP * (max(preprocess.crop) if preprocess.stretch else preprocess.resize or 0)
+                image.draft("RGB", (edge, edge))
+            image = ImageOps.exif_transpose(image)
+            image = _to_mode(image, "L" if preprocess.color == "L" else "RGB")
+    except UnidentifiedImageError:
+        raise CalibrationError("the file is not a picture that Pillow can read", where=str(path)) from None
+    except Image.DecompressionBombError:
+        raise CalibrationError(
+            f"the picture unpacks to more than {_MOST_PIXELS // 1_000_000} megapixels",
+            where=str(path),
+            remedy="scale it down, or remove it if it is not yours",
+        ) from None
+    except (OSError, SyntaxError, ValueError) as error:  # PNG chunks raise SyntaxError
+        raise CalibrationError(
+            f"the picture cannot be decoded: {error}", where=str(path), remedy="fetch it again or remove it"
+        ) from None
+    image = _resize(image, preprocess)
+    left, top = round((image.width - crop_width) / 2), round((image.height - crop_height) / 2)
+    if left < 0 or top < 0:
+        raise CalibrationError(
+            f"the picture has {image.height}x{image.width} pixels (height x width) after resizing, "
+            f"fewer than the crop of {crop_height}x{crop_width}",
+            where=str(path),
+            remedy="set `resize` (or `stretch`) in the recipe's [preprocess]",
+        )
+    if (image.width, image.height) != (crop_width, crop_height):
+        image = image.crop((left, top, left + crop_width, top + crop_height))
+    pixels = np.asarray(image)
+    if preprocess.color == "L":
+        return pixels[:, :, None]
+    return pixels[:, :, ::-1] if preprocess.color == "BGR" else pixels
+
+
+def _resize(image: Image.Image, preprocess: ImagePreprocess) -> Image.Image:
+    from PIL import Image
+
+    if preprocess.stretch:
+        size = (preprocess.crop[1], preprocess.crop[0])
+    elif preprocess.resize is None:
+        return image
+    else:
+        short = min(image.size)
+        size = (preprocess.resize * image.width // short, preprocess.resize * image.height // short)
+    return image if size == image.size else image.resize(size, Image.Resampling[preprocess.interpolation.upper()])
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Convert; 16-bit pictures are scaled down (Pillow alone would clip them to white)."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode == mode:
+        image.load()
+        return image
+    return image.convert(mode)
+
+
+def _channels(preprocess: ImagePreprocess) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and std as float32, one per channel; equal triples also do for one channel."""
+    count = 1 if preprocess.color == "L" else 3
+    result = []
+    for name, numbers in (("mean", preprocess.mean), ("std", preprocess.std)):
+        if count == 1 and len(set(numbers)) == 1:
+            numbers = numbers[:1]
+        if len(numbers) != count:
+            raise CalibrationError(
+                f"`{name}` has {len(numbers)} numbers, but color = {preprocess.color!r} has {count} channels",
+                remedy=f"give {count} numbers in the recipe's [preprocess]",
+            )
+        result.append(np.array(numbers, np.float32))
+    if not np.all(result[1] > 0):
+        raise CalibrationError("`std` must be positive", remedy="correct it in the recipe's [preprocess]")
+    return result[0], result[1]
+
+
+def _image_input(inputs: Sequence[TensorInfo], preprocess: ImagePreprocess) -> TensorInfo:
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
+        raise CalibrationError(
+            "pictures fit a model with one input of four dimensions; this model has "
+            + "; ".join(info.describe() for info in inputs),
+            remedy="give arrays (.npz with one array per input) or a Python iterable of dicts",
+        )
+    height, width = preprocess.crop
+    channels = 1 if preprocess.color == "L" else 3
+    made = (channels, height, width) if preprocess.layout == "NCHW" else (height, width, channels)
+    if any(isinstance(want, int) and want != have for want, have in zip(inputs[0].shape[1:], made, strict=True)):
+        raise CalibrationError(
+            f"expected {inputs[0].describe()}, but the preprocessing gives [batch, {', '.join(map(str, made))}]",
+            remedy="make `crop`, `color` and `layout` of the recipe's [preprocess] agree with the model",
+        )
+    return inputs[0]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CalibrationError(f"the picture cannot be read: {error.strerror}", where=str(path)) from None

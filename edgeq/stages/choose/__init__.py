@@ -1,0 +1,7 @@
+"""Decide: model + statistics + scheme + target -> ``QuantPlan``. Nothing is changed here."""
+
+from edgeq.stages.choose.layout import Layout, find_layout
+from edgeq.stages.choose.plan import choose_plan
+from edgeq.stages.choose.ranges import RANGE_METHODS
+
+__all__ = ["RANGE_METHODS", "Layout", "choose_plan", "find_layout"]

@@ -1,0 +1,294 @@
+"""Which nodes run in integers, and which tensors are quantized for them: structure only, no numbers.
+
+The layout follows from the graph, the target profile and the scheme. It is found before
+calibration, so that only tensors which need statistics are observed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from edgeq.graph import constant_array
+from edgeq.qtypes import Scheme
+from edgeq.stages.choose.roles import is_float, roles_of
+from edgeq.target import Capability, TargetProfile
+
+__all__ = ["Layout", "find_layout"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The structural half of a plan.
+
+    ``integer`` maps the name of each integer node to its capability; ``reasons`` tells for every
+    other node why it stays float. ``activations`` maps each tensor to be quantized to the nodes
+    that read its quantized form (all readers if it leaves an integer kernel), ``owner`` to the
+    tensor whose statistics and scale it shares. ``absorbed`` maps Relu and Clip nodes to the node
+    whose kernel takes them over. ``produced`` holds tensors that leave an integer kernel,
+    ``constants`` the owners that are constants: a table, whose scale its looked-up rows share.
+    """
+
+    scheme: Scheme
+    integer: Mapping[str, Capability]
+    reasons: Mapping[str, str]
+    activations: Mapping[str, tuple[str, ...]]
+    owner: Mapping[str, str]
+    absorbed: Mapping[str, str]
+    produced: frozenset[str] = field(default_factory=frozenset)
+    constants: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """The tensors whose statistics the plan needs, in graph order, each once (a constant needs none)."""
+        owners = dict.fromkeys(self.owner[name] for name in self.activations)
+        return tuple(owner for owner in owners if owner not in self.constants)
+
+    def kinds(self, model: ir.Model) -> dict[str, tuple[str, str, str]]:
+        """For every node ``(op type, kind, why)``; the kind is integer, moves data, fused or float."""
+        table = {}
+        for node in model.graph:
+            name = str(node.name)
+            capability = self.integer.get(name)
+            if capability is not None:
+                kind, why = ("moves data" if capability.kind == "moves-data" else "integer"), capability.source
+            else:
+                kind, why = ("fused" if name in self.absorbed else "float"), self.reasons[name]
+            table[name] = (node.op_type, kind, why)
+        return table
+
+    def channel_axes(self, model: ir.Model) -> dict[str, int]:
+        """The channel axis of each observed tensor that a Conv (axis 1) or a Gemm (axis 1) reads."""
+        axes: dict[str, int] = {}
+        for node in model.graph:
+            if node.op_type in ("Conv", "Gemm") and str(node.name) in self.integer and node.inputs[0] is not None:
+                name = self.owner.get(str(node.inputs[0].name))
+                # A shared scale belongs to a tensor of another shape: its channels are not these.
+                if name is not None and name == node.inputs[0].name:
+                    axes[name] = 1
+        return axes
+
+
+def find_layout(model: ir.Model, target: TargetProfile, scheme: Scheme) -> Layout:
+    """Decide for every node of the main graph whether it runs in integers on ``target``."""
+    search = _Search(model, target, scheme)
+    search.nominate()
+    if not scheme.weight_only:
+        search.absorb()
+        if target.graph.floats == "keep":
+            search.prune()
+    return search.layout()
+
+
+class _Search:
+    """One search; the methods run once, in the order of ``find_layout``."""
+
+    def __init__(self, model: ir.Model, target: TargetProfile, scheme: Scheme) -> None:
+        self.nodes = list(model.graph)
+        self.target = target
+        self.scheme = scheme
+        self.integer: dict[str, Capability] = {}
+        self.reasons: dict[str, str] = {}
+        self.absorbed: dict[str, str] = {}
+        self.absorbing: dict[str, ir.Node] = {}
+        self.constants: set[str] = set()
+
+    # -- step 1: what could run in integers, judged node by node
+
+    def nominate(self) -> None:
+        for node in self.nodes:
+            choice = self._capability(node)
+            if isinstance(choice, str):
+                self.reasons[str(node.name)] = choice
+            else:
+                self.integer[str(node.name)] = choice
+
+    def _capability(self, node: ir.Node) -> Capability | str:
+        """The first capability that fits ``node``, or why there is none."""
+        if node.domain not in ("", "ai.onnx"):
+            return f"{self.target.name} has no integer kernel for {node.domain}::{node.op_type}"
+        if not any(is_float(value) for value in node.inputs) or not is_float(node.outputs[0]):
+            return "works on integers already"
+        reason = f"{self.target.name} has no integer kernel for {node.op_type} in {self.scheme.name}"
+        for capability in self.target.capabilities(node.op_type):
+            if capability.kind != "table" and (capability.kind == "weight-only") != self.scheme.weight_only:
+                continue
+            refusal = self._refusal(node, capability)
+            if refusal is None:
+                return capability
+            reason = refusal
+        return reason
+
+    def _refusal(self, node: ir.Node, capability: Capability) -> str | None:
+        scheme, roles = self.scheme, roles_of(node.op_type)
+        if capability.kind == "table":
+            table = constant_array(node.inputs[0])
+            if table is None or table.dtype != "float32" or table.ndim != 2 or node.attributes.get_int("axis", 0) != 0:
+                return "only rows of a constant matrix can be looked up in integers"
+            return None if table.nbytes >= 1 << 16 else "the table is too small to be worth it"
+        if scheme.activation_bits is not None and scheme.activation_bits not in capability.activation_bits:
+            return f"{self.target.name} has no {scheme.activation_bits}-bit integer kernel for {node.op_type}"
+        if roles.weight is None or not capability.weight_bits:
+            return self._dynamic_attribute(node)
+        weight = node.inputs[roles.weight] if len(node.inputs) > roles.weight else None
+        if weight is None or constant_array(weight) is None:
+            return "both operands are activations" if capability.constant_weight else None
+        if not scheme.weight_only and roles.bias is not None and self.target.bias.mode == "int32":
+            refusal = _bias_refusal(node, roles.bias)
+            if refusal is not None:
+                return refusal
+        if scheme.weight_only and (weight.shape is None or len(weight.shape) != 2):
+            return "only matrices are stored in blocks"
+        if scheme.weight_bits not in capability.weight_bits and 8 not in capability.weight_bits:
+            return f"{self.target.name} has no kernel for {node.op_type} with {scheme.weight_bits}-bit weights"
+        return None
+
+    @staticmethod
+    def _dynamic_attribute(node: ir.Node) -> str | None:
+        if node.op_type == "Clip" and any(v is not None and constant_array(v) is None for v in node.inputs[1:]):
+            return "the bounds of Clip are computed at run time"
+        return None
+
+    # -- step 2: Relu and Clip that the producer's kernel takes over
+
+    def absorb(self) -> None:
+        for node in self.nodes:
+            value = node.inputs[0] if node.inputs else None
+            if node.op_type not in self.target.absorbs or value is None or not self._absorbable(node):
+                continue
+            producer = value.producer()
+            if producer is None or value.is_graph_output() or len(value.uses()) != 1:
+                continue
+            capability = self.integer.get(str(producer.name))
+            if capability is None or capability.kind not in ("compute", "elementwise"):
+                continue
+            self.absorbed[str(node.name)] = str(producer.name)
+            self.absorbing[str(producer.name)] = node
+            self.integer.pop(str(node.name), None)
+            self.reasons[str(node.name)] = f"absorbed by {producer.name}"
+
+    def _absorbable(self, node: ir.Node) -> bool:
+        """The integers' range must lie within the bounds; zero is always in it, so it must be within, too.
+
+        Symmetric types reach as far below zero as above, beyond any Relu.
+        """
+        if self.target.activations.symmetric or self._dynamic_attribute(node):
+            return False
+        if node.op_type != "Clip":
+            return True
+        low, high = (constant_array(v) for v in (*node.inputs[1:], None, None)[:2])
+        return (low is None or float(low) <= 0) and (high is None or float(high) >= 0)
+
+    def outputs_of(self, node: ir.Node) -> list[ir.Value]:
+        """The float tensors that leave the kernel: those of the absorbed Relu or Clip, if there is one."""
+        return [value for value in self.absorbing.get(str(node.name), node).outputs if is_float(value)]
+
+    # -- step 3: elementwise kernels and data movement only between integer neighbours
+
+    def prune(self) -> None:
+        changed = True
+        while changed:
+            changed = False
+            for node in self.nodes:
+                capability = self.integer.get(str(node.name))
+                if capability is None or capability.kind not in ("elementwise", "moves-data"):
+                    continue
+                reason = self._not_worth(node)
+                if reason:
+                    del self.integer[str(node.name)]
+                    self.reasons[str(node.name)] = reason
+                    follower = self.absorbing.pop(str(node.name), None)
+                    if follower is not None:
+                        del self.absorbed[str(follower.name)]
+                        self.reasons[str(follower.name)] = reason
+                    changed = True
+
+    def _not_worth(self, node: ir.Node) -> str | None:
+        for value in self.data_inputs(node):
+            if not self._leaves_integer(value):
+                return "an input is computed in float, so integers would only add conversions"
+        readers = [reader for value in self.outputs_of(node) for reader, _ in value.uses()]
+        if not any(str(reader.name) in self.integer for reader in readers):
+            return "no integer kernel reads its output"
+        return None
+
+    def _leaves_integer(self, value: ir.Value) -> bool:
+        producer = value.producer()
+        if producer is None:
+            return False
+        name = self.absorbed.get(str(producer.name), str(producer.name))
+        capability = self.integer.get(name)
+        return capability is not None and capability.kind != "table"
+
+    def data_inputs(self, node: ir.Node) -> list[ir.Value]:
+        """The float activations that ``node`` reads (constants left out)."""
+        roles = roles_of(node.op_type)
+        positions = roles.data if roles.data is not None else tuple(range(len(node.inputs)))
+        if roles.weight is not None and len(node.inputs) > roles.weight:
+            positions = (*positions, roles.weight)
+        values = [node.inputs[i] for i in positions if i < len(node.inputs)]
+        return [v for v in values if v is not None and is_float(v) and constant_array(v) is None]
+
+    # -- step 4: the tensors that follow from it
+
+    def layout(self) -> Layout:
+        activations: dict[str, dict[str, None]] = {}
+        owner: dict[str, str] = {}
+        produced: set[str] = set()
+        quantizes = {name for name, c in self.integer.items() if c.kind not in ("weight-only", "table")}
+        for node in self.nodes:
+            name = str(node.name)
+            if name not in quantizes:
+                continue
+            for value in self.data_inputs(node):
+                activations.setdefault(str(value.name), {})[name] = None
+                owner.setdefault(str(value.name), str(value.name))
+            # Without a Q behind an absorbed Relu, ONNX Runtime fuses nothing at all (see docs/targets.md, traps).
+            required = self.integer[name].output == "required" or name in self.absorbing
+            for output in self.outputs_of(node):
+                readers = [str(reader.name) for reader, _ in output.uses()]
+                wanted = [reader for reader in readers if required or reader in quantizes]
+                if required or wanted:
+                    produced.add(str(output.name))
+                    activations.setdefault(str(output.name), {}).update(dict.fromkeys(wanted))
+                    owner[str(output.name)] = self._owner(node, output, owner)
+        return Layout(
+            self.scheme,
+            self.integer,
+            self.reasons,
+            {tensor: tuple(readers) for tensor, readers in activations.items()},
+            owner,
+            self.absorbed,
+            frozenset(produced),
+            frozenset(owner.values()) & self.constants,
+        )
+
+    def _owner(self, node: ir.Node, output: ir.Value, owner: Mapping[str, str]) -> str:
+        if self.integer[str(node.name)].kind != "moves-data":
+            return str(output.name)
+        data = self.data_inputs(node)
+        return owner[str(data[0].name)] if data else self._table_of(node)
+
+    def _table_of(self, node: ir.Node) -> str:
+        """The constant that ``node`` moves: its own range is known, and rows that calibration never saw fit, too."""
+        position = (roles_of(node.op_type).data or (0,))[0]
+        name = str(node.inputs[position].name)  # type: ignore[union-attr]
+        self.constants.add(name)
+        return name
+
+
+def _bias_refusal(node: ir.Node, position: int) -> str | None:
+    """Integer kernels add one int32 per channel to the plain product (measured, ONNX Runtime 1.32)."""
+    bias = node.inputs[position] if len(node.inputs) > position else None
+    if bias is None:
+        return None
+    array = constant_array(bias)
+    if array is None:
+        return "its bias is computed at run time, and integer kernels add constants only"
+    if array.ndim != 1:
+        return f"its bias has the shape {list(array.shape)}, and integer kernels add one number per channel"
+    if node.attributes.get_float("alpha", 1.0) != 1.0 or node.attributes.get_float("beta", 1.0) != 1.0:
+        return "it scales its product or bias by alpha or beta, which integer kernels do not"
+    return None

@@ -1,0 +1,276 @@
+"""From a layout and statistics to a ``QuantPlan``: every number is decided here, nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeq.affine import fake_quantize, range_to_qparams
+from edgeq.errors import ConfigError
+from edgeq.graph import constant_array
+from edgeq.qtypes import (
+    Decision,
+    IntType,
+    PerAxis,
+    PerBlock,
+    PerTensor,
+    QParams,
+    QuantPlan,
+    TensorSpec,
+    TensorStats,
+)
+from edgeq.stages.choose.bias import bias_decision, bias_name, corrected_bias
+from edgeq.stages.choose.layout import Layout
+from edgeq.stages.choose.ranges import RANGE_METHODS
+from edgeq.stages.choose.roles import channel_axis, is_float, roles_of
+from edgeq.stages.choose.weights import weight_qparams
+from edgeq.target import Capability, TargetProfile
+
+__all__ = ["MASK_THRESHOLD", "choose_plan"]
+
+MASK_THRESHOLD = 1e30
+"""Magnitudes beyond this only mask (attention masks of -3.4e38); no integer grid may stretch so far."""
+
+
+def choose_plan(
+    model: ir.Model,
+    layout: Layout,
+    stats: Mapping[str, TensorStats],
+    target: TargetProfile,
+    *,
+    range_method: str = "mse",
+    bias_correction: bool = True,
+) -> QuantPlan:
+    """Decide scale and zero point of every tensor in ``layout``.
+
+    ``stats`` holds statistics for ``layout.observed`` (empty for weight-only schemes).
+    ``bias_correction`` shifts biases by the mean error that quantized weights cause (Nagel et al.
+    2019, arXiv 1906.04721, section 4.2), from the channel means that calibration saw.
+
+    Raises:
+        ConfigError: unknown range method, or the target has no integer type of that width.
+    """
+    if range_method not in RANGE_METHODS:
+        raise ConfigError(f"unknown range method {range_method!r}", remedy=f"choose one of: {', '.join(RANGE_METHODS)}")
+    return _Planner(model, layout, stats, target, range_method, bias_correction).plan()
+
+
+@dataclass
+class _Planner:
+    model: ir.Model
+    layout: Layout
+    stats: Mapping[str, TensorStats]
+    target: TargetProfile
+    range_method: str
+    bias_correction: bool
+    decisions: list[Decision] = field(default_factory=list)
+    activations: dict[str, QParams] = field(default_factory=dict)
+    nodes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+    demoted: dict[str, str] = field(default_factory=dict)
+
+    def plan(self) -> QuantPlan:
+        if not self.layout.scheme.weight_only:
+            for tensor, readers in self.layout.activations.items():
+                self._activation(tensor, readers)
+        edges = self._edge_nodes()
+        for node in self.model.graph:
+            name = str(node.name)
+            if name in self.layout.integer:
+                self._constants(node, first_or_last=name in edges)
+        self.nodes = {name: (kind, why) for name, (_, kind, why) in self.layout.kinds(self.model).items()}
+        self._demote()
+        return QuantPlan(
+            self.target.name,
+            self.layout.scheme,
+            tuple(self.decisions),
+            self.nodes,
+            self.weights,
+            self.layout.produced,
+        )
+
+    def _demote(self) -> None:
+        """Nodes that were to read or to write a tensor which stays float run in float, too."""
+        for tensor, reason in self.demoted.items():
+            for node in self.model.graph:
+                name = self.layout.absorbed.get(str(node.name), str(node.name))
+                writes = tensor in self.layout.produced and any(output.name == tensor for output in node.outputs)
+                reads = name in self.layout.activations[tensor]
+                if (reads or writes) and name in self.layout.integer:
+                    self.nodes[name] = ("float", reason)
+
+    # -- activations
+
+    def _activation(self, tensor: str, readers: tuple[str, ...]) -> None:
+        owner = self.layout.owner[tensor]
+        if owner != tensor and owner in self.activations:
+            self.activations[tensor] = self.activations[owner]
+            rule = f"shares the scale of {owner}: the data only moves"
+            self.decisions.append(Decision(tensor, "activation", readers, rule, self.activations[tensor]))
+            return
+        spec = TensorSpec(self._activation_type(), self.target.activations.symmetric)
+        fixed, producer = self._fixed_range(owner)
+        if owner in self.layout.constants:
+            qparams = self._operand_qparams(self._constant(owner))
+            self.activations[tensor] = self.activations[owner] = qparams
+            rule = f"shares the scale of {owner}: rows of a constant"
+            self.decisions.append(Decision(tensor, "activation", readers, rule, qparams))
+            return
+        if fixed is not None:
+            low, high = fixed
+            rule = f"fixed range of {producer}"
+        else:
+            seen = self.stats.get(owner)
+            if seen is None or seen.masked or max(-seen.lo, seen.hi) >= MASK_THRESHOLD:
+                reason = (
+                    "calibration never saw this tensor"
+                    if seen is None
+                    else f"it holds mask values of {min(seen.lo, -seen.hi):.3g}, which no integer grid can reach"
+                )
+                self.demoted[tensor] = reason
+                self.decisions.append(Decision(tensor, "activation", readers, "mask guard", skip_reason=reason))
+                return
+            low, high = RANGE_METHODS[self.range_method](seen, spec)
+            rule = f"{self.range_method} range"
+        if high - low < self.target.activations.min_range:
+            high = low + self.target.activations.min_range
+        qparams = range_to_qparams(low, high, spec)
+        self.activations[tensor] = qparams
+        self.decisions.append(Decision(tensor, "activation", readers, rule, qparams))
+
+    def _activation_type(self) -> IntType:
+        bits = str(self.layout.scheme.activation_bits)
+        name = self.target.activations.types.get(bits)
+        if name is None:
+            raise ConfigError(
+                f"{self.target.name} has no {bits}-bit activations; it has {', '.join(self.target.activations.types)}",
+                remedy=f"choose one of the target's precisions: {', '.join(self.target.precisions)}",
+            )
+        return IntType.parse(name)
+
+    def _fixed_range(self, tensor: str) -> tuple[tuple[float, float] | None, str]:
+        for node in self.model.graph:
+            if any(output.name == tensor for output in node.outputs):
+                found = self.target.fixed_range(node.op_type)
+                if found is None:
+                    break
+                low, high = found
+                # The end is exclusive: 8-bit Softmax has the scale 1/256, as kernels expect it.
+                bits = self.layout.scheme.activation_bits or 8
+                return (low, high - (high - low) / 2**bits), node.op_type
+        return None, ""
+
+    # -- constants
+
+    def _edge_nodes(self) -> frozenset[str]:
+        """The first and the last heavy nodes: the ones whose errors nothing averages out.
+
+        Below 8 bits their weights stay at 8 (the protocol of the literature, e.g. BRECQ, arXiv 2102.05426).
+        """
+        if self.layout.scheme.weight_bits >= 8:
+            return frozenset()
+        heavy = [
+            str(node.name)
+            for node in self.model.graph
+            if str(node.name) in self.layout.integer
+            and self.layout.integer[str(node.name)].kind in ("compute", "weight-only")
+            and roles_of(node.op_type).weight is not None
+        ]
+        return frozenset((heavy[0], heavy[-1])) if len(heavy) > 2 else frozenset()
+
+    def _constants(self, node: ir.Node, *, first_or_last: bool) -> None:
+        roles, capability = roles_of(node.op_type), self.layout.integer[str(node.name)]
+        if capability.kind == "table":
+            self._table(node)
+            return
+        if roles.weight is None:
+            self._operands(node)
+            return
+        weight = node.inputs[roles.weight] if len(node.inputs) > roles.weight else None
+        array = constant_array(weight)
+        if weight is None or array is None:
+            return
+        bits = self.layout.scheme.weight_bits
+        rule = f"{self.range_method if self.range_method == 'minmax' else 'mse'} weight scale"
+        if bits not in capability.weight_bits or (first_or_last and 8 in capability.weight_bits):
+            why = "first or last layer" if bits in capability.weight_bits else f"no {bits}-bit kernel"
+            bits, rule = 8, f"{rule}, 8 bits: {why}"
+        spec = self._weight_spec(node, array, bits, capability)
+        qparams = weight_qparams(array, spec, clip=self.range_method != "minmax")
+        bias = node.inputs[roles.bias] if roles.bias is not None and len(node.inputs) > roles.bias else None
+        data = None if node.inputs[0] is None else self.activations.get(str(node.inputs[0].name))
+        if self.layout.scheme.weight_only or data is None or roles.bias is None:
+            self.decisions.append(Decision(str(weight.name), "weight", (str(node.name),), rule, qparams))
+            return
+        bias_array = self._bias_array(node, array, qparams, bias)
+        qparams, decision = bias_decision(node, bias, bias_array, data, qparams, self.target.bias.mode)
+        self.decisions.append(Decision(str(weight.name), "weight", (str(node.name),), rule, qparams))
+        if decision is not None:
+            self.decisions.append(decision)
+
+    def _bias_array(
+        self, node: ir.Node, weight: np.ndarray, qparams: QParams, bias: ir.Value | None
+    ) -> np.ndarray | None:
+        array = constant_array(bias)
+        # Data that moved, say through MaxPool, shares a scale with its owner, but not the channels' means.
+        data = "" if node.inputs[0] is None else str(node.inputs[0].name)
+        seen = self.stats.get(data) if self.layout.owner.get(data) == data else None
+        mean = None if seen is None else seen.channel_mean
+        if not self.bias_correction or mean is None or (bias is not None and array is None):
+            return array
+        error = fake_quantize(weight, qparams) - weight
+        corrected = corrected_bias(node, error, mean, array)
+        if corrected is None:
+            return array
+        self.weights[bias_name(node, bias)] = corrected
+        return corrected
+
+    def _weight_spec(self, node: ir.Node, weight: np.ndarray, bits: int, capability: Capability) -> TensorSpec:
+        own = capability.weight_types.get(str(self.layout.scheme.activation_bits))
+        name = own or self.target.weights.types.get(str(bits))
+        if name is None:
+            raise ConfigError(
+                f"{self.target.name} has no {bits}-bit weights; it has {', '.join(self.target.weights.types)}",
+                remedy=f"choose one of the target's precisions: {', '.join(self.target.precisions)}",
+            )
+        axis = channel_axis(node, weight.ndim)
+        dtype = IntType.parse(name)
+        if self.layout.scheme.block is not None and weight.ndim == 2:
+            return TensorSpec(dtype, True, PerBlock(0, self.layout.scheme.block))
+        if capability.per_channel and axis is not None:
+            return TensorSpec(dtype, True, PerAxis(axis))
+        return TensorSpec(dtype, True, PerTensor())
+
+    def _table(self, node: ir.Node) -> None:
+        """One scale per column: it survives the look-up of rows, so only those are dequantized."""
+        table = node.inputs[0]
+        array = constant_array(table)
+        assert table is not None
+        assert array is not None
+        spec = TensorSpec(IntType(8, True), True, PerAxis(1))
+        qparams = weight_qparams(array, spec)
+        rule = "table looked up in 8 bits, dequantized after the look-up"
+        self.decisions.append(Decision(str(table.name), "weight", (str(node.name),), rule, qparams))
+
+    def _operands(self, node: ir.Node) -> None:
+        """Constant operands of elementwise kernels have the type of activations."""
+        ignored = () if roles_of(node.op_type).data is None else range(1, len(node.inputs))
+        for position, value in enumerate(node.inputs):
+            array = constant_array(value)
+            if value is None or array is None or not is_float(value) or position in ignored:
+                continue
+            qparams = self._operand_qparams(array)
+            self.decisions.append(Decision(str(value.name), "weight", (str(node.name),), "constant operand", qparams))
+
+    def _operand_qparams(self, array: np.ndarray) -> QParams:
+        spec = TensorSpec(self._activation_type(), self.target.activations.symmetric)
+        low, high = float(array.min(initial=0.0)), float(array.max(initial=0.0))
+        return range_to_qparams(low, max(high, low + self.target.activations.min_range), spec)
+
+    def _constant(self, name: str) -> np.ndarray:
+        array = constant_array(self.model.graph.initializers[name])
+        assert array is not None
+        return array

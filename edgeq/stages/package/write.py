@@ -1,0 +1,142 @@
+"""Writes a bundle into a folder: model, sample tensors, labels, licences, a readme and the manifest."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from edgeq import graph
+from edgeq.bundle import Manifest, Samples, TensorEntry, file_entry
+from edgeq.errors import ConfigError, OutputError
+from edgeq.recipe import TextPreprocess
+from edgeq.stages.package.render import render_html, render_licences, render_readme
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgeq.report import Report
+
+__all__ = ["write_bundle", "write_report"]
+
+_MODEL = "model.onnx"
+_LABELS = "labels.txt"
+_TOKENIZER = "tokenizer.json"
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    model: ir.Model,
+    manifest: Manifest,
+    sample_inputs: Sequence[Mapping[str, np.ndarray]] = (),
+    reference_outputs: Sequence[Mapping[str, np.ndarray]] = (),
+    sqnr_db: Mapping[str, float] | None = None,
+    labels: Sequence[str] = (),
+) -> Manifest:
+    """Fill ``folder`` (an existing, empty one, see ``edgeq.output.atomic_folder``) and return the manifest.
+
+    Args:
+        folder: Where the files go.
+        model: The finished model.
+        manifest: A draft, without ``files``, ``inputs``, ``outputs``, ``samples`` and ``labels``. A
+            tokenizer that it names is copied into the bundle.
+        sample_inputs: Batches by input name. Those with the shapes of the first are kept.
+        reference_outputs: The float model's answers to them.
+        sqnr_db: How close the packaged model came to these answers, per output.
+        labels: Names of the classes, one per logit.
+
+    Raises:
+        ConfigError: the tokenizer is missing, or a label is not one line of text.
+        OutputError: the disk is full or the folder is not writable.
+    """
+    graph.save_model(model, folder / _MODEL)
+    try:
+        samples = _write_samples(folder, sample_inputs, reference_outputs, sqnr_db or {})
+        finished = msgspec.structs.replace(
+            manifest,
+            inputs=_tensors(graph.input_infos(model)),
+            outputs=_tensors(graph.output_infos(model)),
+            preprocess=_write_tokenizer(folder, manifest),
+            samples=samples,
+            labels=_write_labels(folder, labels),
+        )
+        (folder / "README.md").write_text(render_readme(finished), encoding="utf-8")
+        (folder / "LICENSES.md").write_text(render_licences(finished), encoding="utf-8")
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        entries = {path.relative_to(folder).as_posix(): file_entry(path) for path in files}
+        finished = msgspec.structs.replace(finished, files=entries)
+        (folder / "manifest.json").write_bytes(finished.to_json())
+    except OSError as error:
+        raise OutputError(f"cannot write the bundle: {error.strerror or error}", where=str(folder)) from None
+    return finished
+
+
+def write_report(folder: Path, report: Report, manifest: Manifest) -> None:
+    """Write ``report.json`` and ``report.html``. They hold timings, so the manifest has no checksum of them.
+
+    Raises:
+        OutputError: the disk is full or the folder is not writable.
+    """
+    try:
+        (folder / "report.json").write_bytes(report.to_json())
+        (folder / "report.html").write_text(render_html(report, manifest), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write the report: {error.strerror or error}", where=str(folder)) from None
+
+
+def _write_samples(
+    folder: Path,
+    inputs: Sequence[Mapping[str, np.ndarray]],
+    outputs: Sequence[Mapping[str, np.ndarray]],
+    sqnr_db: Mapping[str, float],
+) -> Samples | None:
+    pairs = list(zip(inputs, outputs, strict=True))
+    alike = [pair for pair in pairs if _shapes(pair) == _shapes(pairs[0])]
+    if not alike:
+        return None
+    (folder / "samples").mkdir()
+    named: list[dict[str, str]] = []
+    for side, noun in enumerate(("input", "output")):
+        names = {}
+        for index, name in enumerate(alike[0][side]):
+            names[name] = f"samples/{noun}_{index}.npy"
+            stacked = np.stack([np.asarray(pair[side][name]) for pair in alike])
+            np.save(folder / names[name], stacked, allow_pickle=False)
+        named.append(names)
+    recorded = {name: round(sqnr_db[name], 3) for name in named[1] if name in sqnr_db}
+    return Samples(count=len(alike), inputs=named[0], outputs=named[1], sqnr_db=recorded)
+
+
+def _shapes(pair: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]) -> list[tuple[int, ...]]:
+    return [array.shape for side in pair for array in side.values()]
+
+
+def _write_tokenizer(folder: Path, draft: Manifest) -> object:
+    """The preprocessing with the tokenizer's place in the bundle instead of on the disk of whoever made it."""
+    preprocess = draft.preprocess
+    if not isinstance(preprocess, TextPreprocess):
+        return preprocess
+    if not Path(preprocess.tokenizer).is_file():
+        raise ConfigError("the tokenizer does not exist", where=preprocess.tokenizer, remedy="check the recipe")
+    shutil.copyfile(preprocess.tokenizer, folder / _TOKENIZER)
+    return msgspec.structs.replace(preprocess, tokenizer=_TOKENIZER)
+
+
+def _write_labels(folder: Path, labels: Sequence[str]) -> str | None:
+    if not labels:
+        return None
+    broken = next((label for label in labels if re.search(r"[\r\n]", label)), None)
+    if broken is not None:
+        raise ConfigError(f"the label {broken!r} is not one line of text")
+    (folder / _LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8", newline="\n")
+    return _LABELS
+
+
+def _tensors(infos: Sequence[graph.TensorInfo]) -> tuple[TensorEntry, ...]:
+    return tuple(TensorEntry(name=i.name, dtype=str(i.dtype), shape=i.shape) for i in infos)

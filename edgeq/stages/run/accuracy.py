@@ -1,0 +1,359 @@
+"""How much accuracy the quantized model loses against the float model, streamed over any number of samples.
+
+The primary metric, which a contract is about, is the one closest to what users feel: labels give
+top-1 accuracy, text pairs recall@1, a metric of the user's own is taken as it is; without any of
+these a classifier is judged by top-1 agreement with the float model, everything else by cosine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from edgeq.errors import CalibrationError, ConfigError, ModelError
+from edgeq.metrics import recall_at_1, top_k_accuracy, top_k_agreement
+from edgeq.progress import Progress, Silent, track
+from edgeq.report import Metric
+from edgeq.runtime import Optimization, open_session, session_options
+from edgeq.stages.run.closeness import Closeness
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgeq.target import Provider
+
+__all__ = ["Evaluation", "Predict", "evaluate", "evaluate_custom", "evaluate_pairs", "metric_drop", "pool", "predictor"]
+
+Predict = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+"""Runs one batch: arrays by input name to arrays by output name."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics, the primary one's name and its ``drop`` (see ``metric_drop``).
+
+    ``sample_inputs`` are the first batches that were fed, ``reference_outputs`` the float model's
+    answers, ``sqnr_db`` the quantized model's closeness to them, per output.
+    """
+
+    metrics: tuple[Metric, ...]
+    primary: str
+    drop: float
+    sample_inputs: tuple[dict[str, np.ndarray], ...] = ()
+    reference_outputs: tuple[dict[str, np.ndarray], ...] = ()
+    sqnr_db: Mapping[str, float] = field(default_factory=dict)
+
+
+def metric_drop(metric: Metric) -> float:
+    """What was lost, in percentage points; negative for a gain.
+
+    Float minus quantized where the float model has a figure of its own; otherwise the distance to
+    a perfect agreement of 100 % or a cosine of 1 (times 100).
+    """
+    if metric.float_value is not None:
+        return metric.float_value - metric.value
+    return 100 - metric.value if metric.unit == "%" else 100 * (1 - metric.value)
+
+
+@contextmanager
+def predictor(
+    model: ir.Model | str | os.PathLike[str],
+    *,
+    provider: Provider | None = None,
+    optimization: Optimization = "all",
+    threads: int = 0,
+) -> Iterator[Predict]:
+    """A function that runs batches through one session."""
+    options = session_options(
+        threads=threads, optimization=optimization, config=provider.session if provider is not None else None
+    )
+    with open_session(model, options, provider) as session:
+        names = [output.name for output in session.get_outputs()]
+
+        def predict(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            try:
+                return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+            except Exception as error:  # ONNX Runtime's exceptions share no public base class
+                raise ModelError(
+                    f"the model fails on the evaluation's data: {str(error)[:300]}",
+                    remedy="check the names, types and shapes of the data against `edgeq inspect`",
+                ) from None
+
+        yield predict
+
+
+def evaluate(
+    float_model: ir.Model | str | os.PathLike[str],
+    quantized: ir.Model | str | os.PathLike[str],
+    feed: Iterable[Mapping[str, np.ndarray]],
+    *,
+    task: str | None,
+    source: str,
+    provider: Provider | None = None,
+    optimization: Optimization = "all",
+    threads: int = 0,
+    labels: Sequence[Sequence[int]] | None = None,
+    keep: int = 4,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Compare both models on the same batches; only logits and pooled embeddings are kept, as they are small.
+
+    Args:
+        float_model: The reference; runs on the CPU.
+        quantized: Runs on ``provider`` (default: the CPU) with ``optimization``.
+        feed: Batches by input name; axis 0 counts samples.
+        task: ``"image-classification"``, ``"feature-extraction"``, ... or None.
+        source: On what this is measured, in words, for the report.
+        provider: Execution provider of the quantized model.
+        optimization: ``"none"`` for the specification's numerics.
+        threads: Intra-op threads, 0 for all cores.
+        labels: For each sample, the class ids that count as right.
+        keep: How many batches to return as samples.
+        progress: Told of every batch.
+
+    Raises:
+        CalibrationError: no data, or another number of labels than samples.
+        ModelError: a model does not load or run.
+    """
+    errors: dict[str, Closeness] = {}
+    samples = _Samples(keep)
+    classes: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    pooled = Closeness()
+    with (
+        predictor(float_model, threads=threads) as reference_run,
+        predictor(quantized, provider=provider, optimization=optimization, threads=threads) as quantized_run,
+    ):
+        for batch in track(feed, progress or Silent(), "measuring accuracy"):
+            reference, output = reference_run(batch), quantized_run(batch)
+            for name in reference:
+                errors.setdefault(name, Closeness()).add(reference[name], output[name])
+            samples.add(batch, reference, output)
+            if logits := _logits(reference, task, labels is not None):
+                classes[0].append(reference[logits])
+                classes[1].append(output[logits])
+            if task == "feature-extraction" and "attention_mask" in batch:
+                pooled.add(_embedding(batch, reference), _embedding(batch, output))
+    if not errors:
+        raise CalibrationError("there is no data to measure accuracy on", remedy="give --evaluate a folder with data")
+    count = next(iter(errors.values())).rows
+    metrics = [
+        *_class_metrics(classes, labels, count, source),
+        *_closeness("pooled ", pooled, source),
+        *_all_closeness(errors, source),
+    ]
+    primary = next((m for m in metrics if m.name in ("top-1 accuracy", "top-1 agreement")), None)
+    primary = primary or next(m for m in metrics if m.name.endswith("cosine"))
+    return Evaluation(tuple(metrics), primary.name, metric_drop(primary), *samples.results())
+
+
+def evaluate_pairs(
+    float_model: ir.Model | str | os.PathLike[str],
+    quantized: ir.Model | str | os.PathLike[str],
+    queries: Iterable[Mapping[str, np.ndarray]],
+    documents: Iterable[Mapping[str, np.ndarray]],
+    *,
+    source: str,
+    provider: Provider | None = None,
+    optimization: Optimization = "all",
+    threads: int = 0,
+    keep: int = 4,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Retrieval: query ``i`` should find document ``i`` among all documents, by cosine of pooled embeddings.
+
+    ``queries`` and ``documents`` are tokenized batches with ``attention_mask``; arguments and errors
+    are otherwise those of ``evaluate``.
+    """
+    pooled, samples = Closeness(), _Samples(keep)
+    sides: list[tuple[np.ndarray, np.ndarray]] = []
+    with (
+        predictor(float_model, threads=threads) as reference_run,
+        predictor(quantized, provider=provider, optimization=optimization, threads=threads) as quantized_run,
+    ):
+        for step, feed in (("embedding queries", queries), ("embedding documents", documents)):
+            kept: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+            for batch in track(feed, progress or Silent(), step):
+                reference, output = reference_run(batch), quantized_run(batch)
+                samples.add(batch, reference, output)
+                kept[0].append(_embedding(batch, reference))
+                kept[1].append(_embedding(batch, output))
+                pooled.add(kept[0][-1], kept[1][-1])
+            if not kept[0]:
+                raise CalibrationError("there are no text pairs to measure retrieval on", remedy="check the file")
+            sides.append((np.concatenate(kept[0]), np.concatenate(kept[1])))
+    (float_queries, our_queries), (float_documents, our_documents) = sides
+    if len(float_queries) != len(float_documents):
+        raise CalibrationError(f"there are {len(float_queries)} queries but {len(float_documents)} documents")
+    recall = Metric(
+        name="recall@1",
+        value=100 * recall_at_1(our_queries, our_documents),
+        float_value=100 * recall_at_1(float_queries, float_documents),
+        unit="%",
+        samples=len(float_queries),
+        source=source,
+    )
+    return Evaluation(
+        (recall, *_closeness("pooled ", pooled, source)), recall.name, metric_drop(recall), *samples.results()
+    )
+
+
+def evaluate_custom(
+    float_model: ir.Model | str | os.PathLike[str],
+    quantized: ir.Model | str | os.PathLike[str],
+    metric: str,
+    *,
+    provider: Provider | None = None,
+    optimization: Optimization = "all",
+    threads: int = 0,
+) -> Metric:
+    """The user's own metric, ``"path/to/metric.py:function"``, of both models.
+
+    ``function(predict)`` gets a function from arrays by input name to arrays by output name and
+    returns a number, higher being better. A contract compares it in its own unit, so it should
+    return a percentage (87.5, not 0.875). The file is code of the user's and is executed.
+
+    Raises:
+        ConfigError: no such file or function, it raises, or it returns no finite number.
+    """
+    function, name = _load_metric(metric)
+    values = []
+    for model, where in ((float_model, None), (quantized, provider)):
+        with predictor(model, provider=where, optimization=optimization, threads=threads) as predict:
+            try:
+                values.append(float(function(predict)))
+            except ModelError:
+                raise
+            except Exception as error:  # the user's code may raise anything
+                raise ConfigError(
+                    f"the metric raised {type(error).__name__}: {error}", where=metric, remedy="correct the function"
+                ) from None
+    if not np.isfinite(values).all():
+        raise ConfigError(f"the metric returned {values[0]} and {values[1]}, not two numbers", where=metric)
+    return Metric(name=name, value=values[1], float_value=values[0], samples=0, source=f"the user's {metric}")
+
+
+def pool(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Mean over the tokens that ``mask`` [N, L] allows of ``hidden`` [N, L, H], normalized: [N, H] float64."""
+    weights = mask[..., None].astype(np.float64)
+    mean = (hidden * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1e-9)
+    return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+
+
+class _Samples:
+    """The first few batches, with what both models said."""
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+        self.inputs: list[dict[str, np.ndarray]] = []
+        self.outputs: list[dict[str, np.ndarray]] = []
+        self.errors: dict[str, Closeness] = {}
+
+    def add(
+        self, batch: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], output: Mapping[str, np.ndarray]
+    ) -> None:
+        if len(self.inputs) < self.keep:
+            self.inputs.append(dict(batch))
+            self.outputs.append(dict(reference))
+            for name in reference:
+                self.errors.setdefault(name, Closeness()).add(reference[name], output[name])
+
+    def results(self) -> tuple[tuple[dict[str, np.ndarray], ...], tuple[dict[str, np.ndarray], ...], dict[str, float]]:
+        errors = {name: round(error.sqnr_db, 3) for name, error in self.errors.items()}
+        return tuple(self.inputs), tuple(self.outputs), errors
+
+
+def _logits(outputs: Mapping[str, np.ndarray], task: str | None, labelled: bool) -> str | None:
+    """The output that holds logits [N, classes], if the model is a classifier."""
+    if not labelled and not (task or "").endswith("classification"):
+        return None
+    return next((name for name, array in outputs.items() if array.ndim == 2 and array.shape[1] > 1), None)
+
+
+def _embedding(batch: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Normalized embeddings [N, H] as users compute them: the model's own, or pooled from its tokens."""
+    own = outputs.get("sentence_embedding")
+    hidden = next((array for array in outputs.values() if array.ndim == 3), None)
+    if own is not None or hidden is None:
+        own = own if own is not None else next(iter(outputs.values()))
+        own = own.reshape(len(own), -1).astype(np.float64)
+        return own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12)
+    mask = batch.get("attention_mask")
+    return pool(hidden, np.ones(hidden.shape[:2]) if mask is None else mask)
+
+
+def _class_metrics(
+    logits: tuple[list[np.ndarray], list[np.ndarray]],
+    labels: Sequence[Sequence[int]] | None,
+    count: int,
+    source: str,
+) -> list[Metric]:
+    if labels is not None and (not logits[0] or len(labels) != count):
+        what = "no output of logits [samples, classes]" if not logits[0] else f"{count} samples"
+        raise CalibrationError(
+            f"there are {len(labels)} labels, but {what}", remedy="give one label per sample of a classifier"
+        )
+    if not logits[0]:
+        return []
+    reference, output = np.concatenate(logits[0]), np.concatenate(logits[1])
+    metrics = []
+    for k in (1, 5):
+        if reference.shape[1] <= k:
+            continue
+        if labels is not None:
+            ours, theirs = (100 * top_k_accuracy(x, labels, k) for x in (output, reference))
+            metrics.append(_metric(f"top-{k} accuracy", ours, theirs, "%", count, source))
+        agreement = 100 * top_k_agreement(reference, output, k)
+        metrics.append(_metric(f"top-{k} agreement", agreement, None, "%", count, source))
+    return sorted(metrics, key=lambda metric: "accuracy" not in metric.name)
+
+
+def _all_closeness(errors: Mapping[str, Closeness], source: str) -> list[Metric]:
+    if len(errors) == 1:
+        return _closeness("", next(iter(errors.values())), source)
+    worst = min(errors.values(), key=lambda error: error.sqnr_db)
+    each = [metric for name, error in errors.items() for metric in _closeness(f"{name} ", error, source)]
+    return [*_closeness("worst output's ", worst, source), *each]
+
+
+def _closeness(prefix: str, error: Closeness, source: str) -> list[Metric]:
+    if not error.rows:
+        return []
+    return [
+        _metric(f"{prefix}cosine", round(error.cosine, 6), None, "", error.rows, source),
+        _metric(f"{prefix}SQNR", round(error.sqnr_db, 3), None, "dB", error.rows, source),
+    ]
+
+
+def _metric(
+    name: str, value: float, float_value: float | None, unit: Literal["%", "dB", ""], samples: int, source: str
+) -> Metric:
+    return Metric(name=name, value=value, float_value=float_value, unit=unit, samples=samples, source=source)
+
+
+def _load_metric(metric: str) -> tuple[Callable[[Predict], float], str]:
+    import importlib.util
+    from pathlib import Path
+
+    file, _, name = metric.rpartition(":")
+    path = Path(file)
+    if not file or not path.is_file():
+        raise ConfigError(f"no metric at {metric!r}", remedy="write it as path/to/metric.py:function")
+    spec = importlib.util.spec_from_file_location(f"edgeq_metric_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(
+            f"{file!r} is not a Python file", where=metric, remedy="write it as path/to/metric.py:function"
+        )
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's code may raise anything
+        raise ConfigError(f"the metric's file raised {type(error).__name__}: {error}", where=file) from None
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ConfigError(f"{file!r} has no function {name!r}", where=metric, remedy="check the name after the colon")
+    return function, name
