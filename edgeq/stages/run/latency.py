@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
     from edgeq.target import Provider
 
-__all__ = ["compare_latency", "measure_latency"]
+__all__ = ["Lane", "compare_latency", "measure_latency", "take_turns"]
 
 _WARMUP_RUNS = 3
 _MAX_RUNS = 5000
 
 
 @dataclass
-class _Lane:
-    """One model under measurement; times in ms."""
+class Lane:
+    """One model under measurement; times in ms, one for every turn."""
 
     session: ort.InferenceSession
     provider: str
@@ -64,7 +64,15 @@ def measure_latency(
         ModelError: a model does not load or run.
         ProviderError: the provider is not available on this machine.
     """
-    with _measured(models, inputs, provider, threads, warmup_s, min_runs, seconds) as lanes:
+    with take_turns(
+        models,
+        inputs,
+        provider=provider,
+        threads=threads,
+        warmup_s=warmup_s,
+        min_runs=min_runs,
+        seconds=seconds,
+    ) as lanes:
         return {name: _summary(lane, threads) for name, lane in lanes.items()}
 
 
@@ -81,7 +89,15 @@ def compare_latency(
 ) -> LatencyComparison:
     """Both models in turn; see ``measure_latency`` for the arguments and errors."""
     models = {"quantized": quantized, **({"float": float_model} if float_model is not None else {})}
-    with _measured(models, inputs, provider, threads, warmup_s, min_runs, seconds) as lanes:
+    with take_turns(
+        models,
+        inputs,
+        provider=provider,
+        threads=threads,
+        warmup_s=warmup_s,
+        min_runs=min_runs,
+        seconds=seconds,
+    ) as lanes:
         ours = _summary(lanes["quantized"], threads)
         if float_model is None:
             return LatencyComparison(quantized=ours)
@@ -96,23 +112,25 @@ def compare_latency(
 
 
 @contextmanager
-def _measured(
+def take_turns(
     models: Mapping[str, ir.Model | str | os.PathLike[str]],
     inputs: Mapping[str, np.ndarray],
-    provider: Provider | None,
-    threads: int,
-    warmup_s: float,
-    min_runs: int,
-    seconds: float,
-) -> Iterator[dict[str, _Lane]]:
+    *,
+    provider: Provider | None = None,
+    threads: int = 1,
+    warmup_s: float = 0.3,
+    min_runs: int = 20,
+    seconds: float = 3.0,
+) -> Iterator[dict[str, Lane]]:
+    """Every single time by name, turn ``i`` of one model beside turn ``i`` of the others; see ``measure_latency``."""
     with ExitStack() as stack:
-        lanes: dict[str, _Lane] = {}
+        lanes: dict[str, Lane] = {}
         for name, model in models.items():
             start = time.perf_counter()
             options = session_options(threads=threads, config=provider.session if provider else None)
             session = stack.enter_context(open_session(model, options, provider))
             where = provider.name if provider else "CPUExecutionProvider"
-            lanes[name] = _Lane(session, where, (time.perf_counter() - start) * 1e3)
+            lanes[name] = Lane(session, where, (time.perf_counter() - start) * 1e3)
         for lane in lanes.values():
             _warm_up(lane, inputs, warmup_s)
         until = seconds * 1e3
@@ -124,7 +142,7 @@ def _measured(
         yield lanes
 
 
-def _warm_up(lane: _Lane, inputs: Mapping[str, np.ndarray], warmup_s: float) -> None:
+def _warm_up(lane: Lane, inputs: Mapping[str, np.ndarray], warmup_s: float) -> None:
     _run(lane, inputs)
     lane.first_ms = lane.wall[0]
     start = time.perf_counter()
@@ -134,7 +152,7 @@ def _warm_up(lane: _Lane, inputs: Mapping[str, np.ndarray], warmup_s: float) -> 
     lane.cpu.clear()
 
 
-def _run(lane: _Lane, inputs: Mapping[str, np.ndarray]) -> None:
+def _run(lane: Lane, inputs: Mapping[str, np.ndarray]) -> None:
     cpu, wall = time.process_time_ns(), time.perf_counter_ns()
     try:
         lane.session.run(None, dict(inputs))
@@ -147,7 +165,7 @@ def _run(lane: _Lane, inputs: Mapping[str, np.ndarray]) -> None:
     lane.cpu.append((time.process_time_ns() - cpu) / 1e6)
 
 
-def _summary(lane: _Lane, threads: int) -> Latency:
+def _summary(lane: Lane, threads: int) -> Latency:
     p50, p90, p99 = np.percentile(lane.wall, [50, 90, 99])
     return Latency(
         provider=lane.provider,
