@@ -330,7 +330,7 @@ def test_layout(case: Case) -> None:
         else:
             assert name in layout.integer, layout.reasons[name]
     if case.activations is not None:
-        assert {k: v for k, v in layout.activations.items()} == case.activations
+        assert layout.activations == case.activations
     for tensor, owner in case.owner.items():
         assert layout.owner[tensor] == owner
     check_invariants(model, layout)
