@@ -41,6 +41,8 @@ def _check_parameters(node: ir.Node) -> None:
     zero = constant_array(node.inputs[2]) if len(node.inputs) > 2 else None
     if scale is None:
         raise _fail(node, "its scale is not a constant")
+    if scale.dtype != np.float32:
+        raise _fail(node, f"its scale is {scale.dtype}, not float32")
     if not (np.isfinite(scale).all() and (scale >= np.finfo(np.float32).tiny).all()):
         raise _fail(node, "a scale is not a positive, normal number")
     if zero is not None and zero.shape != scale.shape:
