@@ -247,7 +247,8 @@ class Scheme:
         return self.activation_bits is None
 
 
-Role = Literal["activation", "weight", "bias"]
+Role = Literal["activation", "operand", "weight", "bias"]
+"""An operand is a quantized activation that its consumer reads in another integer type."""
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,8 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ``constant_weight``: the weight must be a constant; otherwise it may be an activation too.
     ``weight_types``: by bits of the activations, the type of the weight where it is not the target's
     usual one, e.g. ``{"8" = "uint8", "16" = "uint16"}``.
+    ``operand_types``: by bits, the symmetric type to which an activation in the weight's place is
+    converted in front of the operator, e.g. ``{"16" = "int16"}`` for MatMul of two activations.
     """
 
     ops: tuple[str, ...]
@@ -124,6 +126,7 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
     per_channel: bool = True
     constant_weight: bool = True
     weight_types: dict[str, str] = {}
+    operand_types: dict[str, str] = {}
     source: str
 
 

@@ -192,6 +192,8 @@ class _Planner:
         weight = node.inputs[roles.weight] if len(node.inputs) > roles.weight else None
         array = constant_array(weight)
         if weight is None or array is None:
+            self._operands(node)
+            self._convert(node, weight, capability)
             return
         bits = self.layout.scheme.weight_bits
         rule = f"{self.range_method if self.range_method == 'minmax' else 'mse'} weight scale"
@@ -264,6 +266,16 @@ class _Planner:
                 continue
             qparams = self._operand_qparams(array)
             self.decisions.append(Decision(str(value.name), "weight", (str(node.name),), "constant operand", qparams))
+
+    def _convert(self, node: ir.Node, value: ir.Value | None, capability: Capability) -> None:
+        """An activation in the weight's place, in the type that the kernel multiplies without loss."""
+        name = capability.operand_types.get(str(self.layout.scheme.activation_bits))
+        held = None if value is None else self.activations.get(str(value.name))
+        if name is None or value is None or held is None:
+            return
+        qparams = range_to_qparams(*held.real_range, TensorSpec(IntType.parse(name), True))
+        rule = f"converted to {name} in front of {node.op_type}"
+        self.decisions.append(Decision(str(value.name), "operand", (str(node.name),), rule, qparams))
 
     def _operand_qparams(self, array: np.ndarray) -> QParams:
         spec = TensorSpec(self._activation_type(), self.target.activations.symmetric)

@@ -37,6 +37,7 @@ class _Performer:
         self.plan = plan
         self.names = Names(model)
         self.nodes = {str(node.name): node for node in model.graph}
+        self.restored: dict[str, ir.Value] = {}
         self.values: dict[str, ir.Value] = {str(value.name): value for value in model.graph.inputs}
         self.values.update(model.graph.initializers)
         for node in model.graph:
@@ -50,6 +51,8 @@ class _Performer:
         elif decision.role == "weight":
             for consumer in decision.consumers:
                 self._weight(self._node(consumer), decision)
+        elif decision.role == "operand":
+            self._operand(decision)
         else:
             self._activation(decision)
 
@@ -60,33 +63,53 @@ class _Performer:
 
     # -- activations
 
+    def _operand(self, decision: Decision) -> None:
+        """A second pair behind the first: the consumer alone reads the tensor in another type."""
+        held, qparams = self.restored.get(decision.tensor), decision.qparams
+        if held is None:
+            raise ModelError(f"the plan converts {decision.tensor!r}, which is not quantized")
+        assert qparams is not None
+        for consumer in decision.consumers:
+            node = self._node(consumer)
+            name = self.names.fresh(f"{decision.tensor}_{qparams.spec.dtype.name}")
+            pair, restored = self._pair(name, held, qparams)
+            self.model.graph.insert_before(node, pair)
+            self._reconnect(node, held, restored)
+
     def _activation(self, decision: Decision) -> None:
         value = self.values.get(decision.tensor)
         if value is None:
             raise ModelError(f"the plan names the tensor {decision.tensor!r}, which the model does not have")
         assert decision.qparams is not None
         name = decision.tensor
-        scale, zero = self._parameters(name, decision.qparams)
-        quantize_node = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}_QuantizeLinear")
-        restore_node = ir.node(
-            "DequantizeLinear", [quantize_node.outputs[0], scale, zero], name=f"{name}_DequantizeLinear"
-        )
-        quantized = self.names.fresh(f"{name}_quantized")
-        self._declare(quantize_node.outputs[0], quantized, value, decision.qparams.spec.dtype.dtype)
-        restored = restore_node.outputs[0]
-        self._declare(restored, f"{name}_dequantized", value, np.dtype(np.float32))
+        pair, restored = self._pair(name, value, decision.qparams)
+        self.restored[name] = restored
         graph, producer = self.model.graph, value.producer()
         for consumer in decision.consumers:
-            node = self._node(consumer)
-            for position, operand in enumerate(node.inputs):
-                if operand is value:
-                    node.replace_input_with(position, restored)
+            self._reconnect(self._node(consumer), value, restored)
         if producer is not None:
-            graph.insert_after(producer, [quantize_node, restore_node])
+            graph.insert_after(producer, pair)
         else:
-            graph.insert_before(graph[0], [quantize_node, restore_node])
+            graph.insert_before(graph[0], pair)
         if value.is_graph_output() and producer is not None and not self._is_float_output(decision):
             self._hand_over_output(value, restored)
+
+    def _pair(self, name: str, value: ir.Value, qparams: QParams) -> tuple[list[ir.Node], ir.Value]:
+        """A QuantizeLinear and a DequantizeLinear behind ``value``, not yet in the graph, and what they restore."""
+        scale, zero = self._parameters(name, qparams)
+        quantize_node = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}_QuantizeLinear")
+        quantized = quantize_node.outputs[0]
+        restore_node = ir.node("DequantizeLinear", [quantized, scale, zero], name=f"{name}_DequantizeLinear")
+        self._declare(quantized, self.names.fresh(f"{name}_quantized"), value, qparams.spec.dtype.dtype)
+        restored = restore_node.outputs[0]
+        self._declare(restored, f"{name}_dequantized", value, np.dtype(np.float32))
+        return [quantize_node, restore_node], restored
+
+    @staticmethod
+    def _reconnect(node: ir.Node, old: ir.Value, new: ir.Value) -> None:
+        for position, operand in enumerate(node.inputs):
+            if operand is old:
+                node.replace_input_with(position, new)
 
     def _is_float_output(self, decision: Decision) -> bool:
         """A tensor that float code computes stays the model's output as it is."""
