@@ -30,6 +30,9 @@ def parse(text: str, opset: int = 21, **constants: np.ndarray) -> ir.Model:
     proto.graph.initializer.extend(numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items())
     for node in proto.graph.node:
         node.name = node.output[0]
+    for output in proto.graph.output:
+        if not output.type.tensor_type.shape.dim:
+            output.type.tensor_type.ClearField("shape")  # "float y": let it be inferred
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
     name_nodes(model)
     return model
