@@ -82,12 +82,13 @@ class Limits:
         The SQNR is that of the pooled embeddings where there are some, else of the worst output.
         """
         decibels = [metric for metric in evaluation.metrics if metric.unit == "dB"]
-        drop, size_bytes = evaluation.drop, size.quantized_bytes
+        # What is written is what is judged: 0.5 asked and 0.5 measured is met, whatever the last bit says.
+        drop, size_bytes = round(evaluation.drop, 4), size.quantized_bytes
         sqnr_db = decibels[0].value if decibels else None
         clauses = []
         if self.max_drop is not None:
             met = drop <= self.max_drop
-            clauses.append(_clause("--max-drop", self.max_drop, round(drop, 4), "points", met))
+            clauses.append(_clause("--max-drop", self.max_drop, drop, "points", met))
         if self.min_sqnr_db is not None:
             met = sqnr_db is not None and sqnr_db >= self.min_sqnr_db
             clauses.append(_clause("--min-sqnr", self.min_sqnr_db, sqnr_db, "dB", met))
