@@ -40,7 +40,6 @@ mode = "int32"
 source = "invented"
 
 [verification]
-latency = "none"
 note = "a toy"
 
 [[capability]]
