@@ -23,7 +23,7 @@ from edgeq.stages.calibrate.stats import SAMPLE_CAP, Accumulator
 
 __all__ = ["STATS_VERSION", "calibrate"]
 
-STATS_VERSION = 1
+STATS_VERSION = 2
 """Raised whenever the same samples would give other statistics or another state, so that old caches are not used."""
 
 _CHECKPOINT_SECONDS = 5.0

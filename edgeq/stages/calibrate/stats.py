@@ -22,7 +22,7 @@ __all__ = ["MASK_MAGNITUDE", "MAX_BINS", "SAMPLE_CAP", "Accumulator", "sample_st
 MAX_BINS = 4096
 """Most bins that a histogram spans, zero included; after growth at least half of them are in use."""
 
-SAMPLE_CAP = 16384
+SAMPLE_CAP = 8192
 """Most values of one tensor that one call adds to the histogram (lo, hi and means use every value)."""
 
 MASK_MAGNITUDE = 1e30
@@ -174,6 +174,8 @@ class Accumulator:
 
     def _cover(self, lo: float, hi: float) -> None:
         """Grow the grid until it holds ``[lo, hi]``; an empty interval (lo > hi) changes nothing."""
+        if self.near_lo <= lo and hi <= self.near_hi:
+            return
         self.near_lo, self.near_hi = min(self.near_lo, lo), max(self.near_hi, hi)
         exponent = _exponent(self.near_lo, self.near_hi)
         if exponent > self.exponent and not self.counts.any():

@@ -9,7 +9,7 @@ from edgeq.qtypes import PerAxis, PerBlock, PerTensor, QParams, TensorSpec
 
 __all__ = ["weight_qparams"]
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 18
 """Rows are searched in chunks of about this many elements, so that memory does not grow with the model."""
 
 
