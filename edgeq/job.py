@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import msgspec
 
 from edgeq.bundle import Bundle
-from edgeq.errors import ConfigError
+from edgeq.errors import CalibrationError, ConfigError
 from edgeq.qtypes import QuantPlan, Scheme
 from edgeq.report import Clause, Contract, Metric, NodePlacement, Report, Size
 from edgeq.target import Provider, TargetProfile
@@ -62,6 +62,14 @@ class Data:
     metric: str | None = None
     count: int | None = None
     seed: int | None = None
+
+    def check(self) -> None:
+        """Raise CalibrationError or ConfigError for files that are missing: before the work, not after it."""
+        for option, file in (("--labels", self.labels), ("--pairs", self.pairs)):
+            if file is not None and not Path(file).exists():
+                raise CalibrationError(f"{option} names no file or folder", where=str(file), remedy="check the path")
+        if self.metric is not None and not Path(self.metric.rpartition(":")[0]).is_file():
+            raise ConfigError(f"no metric at {self.metric!r}", remedy="write it as path/to/metric.py:function")
 
 
 @dataclass(frozen=True)

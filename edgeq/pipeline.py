@@ -56,6 +56,7 @@ def export(job: Job, *, output: str | os.PathLike[str] | None, limits: Limits, o
     """
     path = Path(output) if output is not None else Path(f"{job.source.name}-{job.target.name}")
     check_free(path, overwrite=overwrite)
+    job.data.check()
     best: Attempt | None = None
     for scheme in job.schemes:
         attempt = job.attempt(scheme, limits)

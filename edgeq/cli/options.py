@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ def command(group: click.Group, **attributes: Any) -> Callable[[Command], click.
             except BrokenPipeError:  # the reader of our output has gone, as `| head` does
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise SystemExit(1) from None
+            except Exception as error:
+                logging.getLogger(__name__).info("the traceback:", exc_info=True)
+                _fail(_unexpected(error), json_output=json_output)
 
         wrapped = click.option("--verbose", "-v", is_flag=True, help="Say more on stderr.")(run)
         wrapped = click.option("--json", "json_output", is_flag=True, help="Print the result as JSON on stdout.")(
@@ -61,6 +65,16 @@ def _fail(error: EdgeqError, *, json_output: bool) -> None:
     else:
         click.echo(click.style("Error: ", fg="red", bold=True) + str(error), err=True)
     raise SystemExit(error.exit_code)
+
+
+def _unexpected(error: Exception) -> EdgeqError:
+    """A fault of edgeq's own, told like any other error; ``--verbose`` adds the traceback."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return EdgeqError(
+        f"edgeq failed unexpectedly: {type(error).__name__}: {error}",
+        where=f"{Path(place.filename).name}, line {place.lineno}",
+        remedy="this is a bug: run the same command with --verbose, and report what it prints",
+    )
 
 
 def print_json(value: Any) -> None:

@@ -92,7 +92,7 @@ def from_model(
     changes the outputs, the given opset is kept and the provenance says why.
 
     Raises:
-        ModelError: the model holds no graph, or an input without type or shape.
+        ModelError: the model holds no graph, a tensor that nothing makes, or an input without type or shape.
         ExportError: ``example_inputs`` do not fit the model.
     """
     if isinstance(model, onnx.ModelProto):
@@ -104,6 +104,7 @@ def from_model(
         raise ExportError(f"expected an onnx_ir.Model or onnx.ModelProto, found {type(model).__name__}", where=origin)
     if not model.graph.outputs:
         raise ModelError("the model holds no graph: it has no outputs", where=origin)
+    _check_wiring(model, origin)
     # The caller's model is left alone; tensors are shared, not copied.
     model = tidy(model.clone())
     if example_inputs is not None:
@@ -121,6 +122,24 @@ def from_model(
         task=task,
         parity=parity,
     )
+
+
+def _check_wiring(model: ir.Model, origin: str) -> None:
+    """Raise ModelError where a node reads, or the model gives, a tensor that nothing makes."""
+    uses = [
+        (f"node {node.name!r} ({node.op_type}) reads", value)
+        for node in ir.traversal.RecursiveGraphIterator(model.graph)
+        for value in node.inputs
+    ]
+    uses += [("the model gives", value) for value in model.graph.outputs]
+    for user, value in uses:
+        made = value is None or value.producer() is not None or value.is_graph_input() or value.is_initializer()
+        if not made:
+            raise ModelError(
+                f"{user} the tensor {value.name!r}, which nothing makes",
+                where=origin,
+                remedy="export the model again; onnx.checker.check_model shows such faults",
+            )
 
 
 def _in_opset(model: ir.Model, opset: int, example: Arrays) -> tuple[ir.Model, str, Parity | None]:

@@ -129,7 +129,7 @@ def evaluate(
         predictor(quantized, provider=provider, optimization=optimization, threads=threads) as quantized_run,
     ):
         for batch in track(feed, progress or Silent(), "measuring accuracy"):
-            reference, output = reference_run(batch), quantized_run(batch)
+            reference, output = _finite(reference_run(batch), source), quantized_run(batch)
             for name in reference:
                 errors.setdefault(name, Closeness()).add(reference[name], output[name])
             samples.add(batch, reference, output)
@@ -139,7 +139,7 @@ def evaluate(
             if task == "feature-extraction" and "attention_mask" in batch:
                 pooled.add(_embedding(batch, reference), _embedding(batch, output))
     if not errors:
-        raise CalibrationError("there is no data to measure accuracy on", remedy="give --evaluate a folder with data")
+        raise CalibrationError("there is no data to measure accuracy on", remedy="give --evaluation a folder with data")
     count = next(iter(errors.values())).rows
     metrics = [
         *_class_metrics(classes, labels, count, source),
@@ -178,7 +178,7 @@ def evaluate_pairs(
         for step, feed in (("embedding queries", queries), ("embedding documents", documents)):
             kept: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
             for batch in track(feed, progress or Silent(), step):
-                reference, output = reference_run(batch), quantized_run(batch)
+                reference, output = _finite(reference_run(batch), source), quantized_run(batch)
                 samples.add(batch, reference, output)
                 kept[0].append(_embedding(batch, reference))
                 kept[1].append(_embedding(batch, output))
@@ -235,6 +235,19 @@ def evaluate_custom(
     if not np.isfinite(values).all():
         raise ConfigError(f"the metric returned {values[0]} and {values[1]}, not two numbers", where=metric)
     return Metric(name=name, value=values[1], float_value=values[0], samples=0, source=f"the user's {metric}")
+
+
+def _finite(outputs: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+    """The float model's answers, which all is measured against; raises CalibrationError if they are no numbers."""
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            what = "NaN" if np.isnan(array).any() else "infinity"
+            raise CalibrationError(
+                f"output {name!r} of the float model holds {what}: accuracy cannot be measured against it",
+                where=source,
+                remedy="find the sample that gives it, and remove it or repair the model",
+            )
+    return outputs
 
 
 def pool(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
