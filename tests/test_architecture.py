@@ -1,4 +1,4 @@
-"""The rules of the house, read from the source: who may import whom, what is imported lazily, how large a file may be."""
+"""The rules of the house, read from the source: who may import whom, what is imported lazily, how long a file is."""
 
 from __future__ import annotations
 
