@@ -126,15 +126,11 @@ def from_model(
 
 def _check_wiring(model: ir.Model, origin: str) -> None:
     """Raise ModelError where a node reads, or the model gives, a tensor that nothing makes."""
-    uses = [
-        (f"node {node.name!r} ({node.op_type}) reads", value)
-        for node in ir.traversal.RecursiveGraphIterator(model.graph)
-        for value in node.inputs
-    ]
+    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+    uses = [(f"node {node.name!r} ({node.op_type}) reads", v) for node in nodes for v in node.inputs if v is not None]
     uses += [("the model gives", value) for value in model.graph.outputs]
     for user, value in uses:
-        made = value is None or value.producer() is not None or value.is_graph_input() or value.is_initializer()
-        if not made:
+        if value.producer() is None and not value.is_graph_input() and not value.is_initializer():
             raise ModelError(
                 f"{user} the tensor {value.name!r}, which nothing makes",
                 where=origin,
