@@ -167,6 +167,12 @@ def parse_scheme(name: str, target: TargetProfile) -> Scheme:
         scheme = Scheme.parse(name)
     except ValueError as error:
         raise ConfigError(str(error), remedy=f"{target.name} suggests: {', '.join(target.precisions)}") from None
+    if scheme.block is not None and not scheme.weight_only and name not in target.precisions:
+        # ONNX Runtime 1.32 fuses them into an integer product that fails while running.
+        raise ConfigError(
+            f"{target.name} has no integer kernels for weights in blocks, which {name!r} asks for",
+            remedy=f"leave out the block size, or the activations; {target.name} suggests: {', '.join(target.precisions)}",
+        )
     bits = scheme.activation_bits
     if str(scheme.weight_bits) not in target.weights.types:
         raise ConfigError(

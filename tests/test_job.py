@@ -108,6 +108,12 @@ def test_a_precision_that_makes_no_sense(name: str, message: str) -> None:
     assert caught.value.remedy == f"linux-x64 suggests: {', '.join(target.precisions)}"
 
 
+def test_blocks_beside_quantized_activations_are_refused() -> None:
+    with pytest.raises(ConfigError, match="linux-x64 has no integer kernels for weights in blocks, which 'w8a8_b32'"):
+        parse_scheme("w8a8_b32", load_target("linux-x64"))
+    assert parse_scheme("w8_b32", load_target("linux-x64")).block == 32
+
+
 # -- sizes and shapes
 
 
