@@ -113,7 +113,7 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ``per_channel``: the weight may have a scale per output channel.
     ``constant_weight``: the weight must be a constant; otherwise it may be an activation too.
     ``weight_types``: by bits of the activations, the type of the weight where it is not the target's
-    usual one, e.g. ``{"8" = "uint8", "16" = "uint16"}``.
+    usual one, e.g. ``{"8" = "uint8", "16" = "uint16"}``; for ``moves-data`` that of a constant table.
     ``operand_types``: by bits, the symmetric type to which an activation in the weight's place is
     converted in front of the operator, e.g. ``{"16" = "int16"}`` for MatMul of two activations.
     """

@@ -114,7 +114,7 @@ class _Planner:
         spec = TensorSpec(self._activation_type(), self.target.activations.symmetric)
         fixed, producer = self._fixed_range(owner)
         if owner in self.layout.constants:
-            qparams = self._operand_qparams(self._constant(owner))
+            qparams = self._operand_qparams(self._constant(owner), self._activation_type())
             self.activations[tensor] = self.activations[owner] = qparams
             rule = f"shares the scale of {owner}: rows of a constant"
             self.decisions.append(Decision(tensor, "activation", readers, rule, qparams))
@@ -258,13 +258,17 @@ class _Planner:
         self.decisions.append(Decision(str(table.name), "weight", (str(node.name),), rule, qparams))
 
     def _operands(self, node: ir.Node) -> None:
-        """Constant operands of elementwise kernels have the type of activations."""
+        """Constant operands have the type of activations, tables that the target keeps narrower their own."""
+        capability = self.layout.integer[str(node.name)]
+        own = capability.weight_types.get(str(self.layout.scheme.activation_bits))
+        moved = capability.kind == "moves-data" and own is not None
+        dtype = IntType.parse(str(own)) if moved else self._activation_type()
         ignored = () if roles_of(node.op_type).data is None else range(1, len(node.inputs))
         for position, value in enumerate(node.inputs):
             array = constant_array(value)
             if value is None or array is None or not is_float(value) or position in ignored:
                 continue
-            qparams = self._operand_qparams(array)
+            qparams = self._operand_qparams(array, dtype)
             self.decisions.append(Decision(str(value.name), "weight", (str(node.name),), "constant operand", qparams))
 
     def _convert(self, node: ir.Node, value: ir.Value | None, capability: Capability) -> None:
@@ -277,8 +281,8 @@ class _Planner:
         rule = f"converted to {name} in front of {node.op_type}"
         self.decisions.append(Decision(str(value.name), "operand", (str(node.name),), rule, qparams))
 
-    def _operand_qparams(self, array: np.ndarray) -> QParams:
-        spec = TensorSpec(self._activation_type(), self.target.activations.symmetric)
+    def _operand_qparams(self, array: np.ndarray, dtype: IntType) -> QParams:
+        spec = TensorSpec(dtype, self.target.activations.symmetric)
         low, high = float(array.min(initial=0.0)), float(array.max(initial=0.0))
         return range_to_qparams(low, max(high, low + self.target.activations.min_range), spec)
 
