@@ -171,7 +171,7 @@ def parse_scheme(name: str, target: TargetProfile) -> Scheme:
         # ONNX Runtime 1.32 fuses them into an integer product that fails while running.
         raise ConfigError(
             f"{target.name} has no integer kernels for weights in blocks, which {name!r} asks for",
-            remedy=f"leave out the block size, or the activations; {target.name} suggests: {', '.join(target.precisions)}",
+            remedy=f"leave out the block size; {target.name} suggests: {', '.join(target.precisions)}",
         )
     bits = scheme.activation_bits
     if str(scheme.weight_bits) not in target.weights.types:
