@@ -45,7 +45,7 @@ def blocks(x: np.ndarray, granularity: PerBlock) -> np.ndarray:
         widths = [(0, 0)] * x.ndim
         widths[axis] = (0, padding)
         x = np.pad(x, widths)
-    split = x.shape[:axis] + (x.shape[axis] // size, size) + x.shape[axis + 1 :]
+    split = (*x.shape[:axis], x.shape[axis] // size, size, *x.shape[axis + 1 :])
     return np.moveaxis(x.reshape(split), axis + 1, -1)
 
 

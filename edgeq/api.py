@@ -33,6 +33,7 @@ def export(
     max_size: int | str | None = None,
     range_method: str = "mse",
     bias_correction: bool = True,
+    smoothing: bool = True,
     task: str | None = None,
     example_inputs: Any = None,
     fix: Mapping[str, int] | None = None,
@@ -67,6 +68,7 @@ def export(
         max_size: Largest model file, in bytes or as text such as ``"5MB"``.
         range_method: ``mse``, ``minmax``, ``average``, ``percentile`` or ``entropy``.
         bias_correction: Shift biases by the mean error of quantized weights.
+        smoothing: Move outlier channels of activations into weights (SmoothQuant) where that is predicted to help.
         task: What the model does, such as ``image-classification``.
         example_inputs: One batch of inputs, for sources that carry none.
         fix: Sizes of dynamic dimensions by name.
@@ -99,6 +101,7 @@ def export(
         precision=precision,
         range_method=range_method,
         bias_correction=bias_correction,
+        smoothing=smoothing,
         task=task,
         example_inputs=example_inputs,
         fixed_dims=dict(fix or {}),

@@ -29,7 +29,7 @@ from edgeq.runtime import Optimization, check_available
 from edgeq.source import Source
 from edgeq.stages.calibrate.feeds import Feed, load_feed, split_feed
 from edgeq.stages.calibrate.observe import calibrate
-from edgeq.stages.choose import Layout, choose_plan, find_layout
+from edgeq.stages.choose import Layout, Smoothing, choose_plan, find_layout, smooth
 from edgeq.stages.export import load_source
 from edgeq.stages.insert import insert_qdq, verify_qdq
 from edgeq.stages.package import write_bundle, write_report
@@ -124,6 +124,7 @@ class Job:
     precision: str | None = None
     range_method: str = "mse"
     bias_correction: bool = True
+    smoothing: bool = True
     task: str | None = None
     example_inputs: Any = None
     fixed_dims: dict[str, int] = field(default_factory=dict)
@@ -216,6 +217,12 @@ class Job:
         shaped = self.shaped(scheme)
         layout = self.layout(shaped, scheme)
         stats = self.statistics(shaped, layout)
+        done: tuple[Smoothing, ...] = ()
+        if self.smoothing and stats:
+            smoothed, done = smooth(shaped, layout, stats)
+            if done:
+                shaped, layout = smoothed, self.layout(smoothed, scheme)
+                stats = self.statistics(shaped, layout)
         chosen = choose_plan(
             shaped,
             layout,
@@ -224,7 +231,7 @@ class Job:
             range_method=self.range_method,
             bias_correction=self.bias_correction,
         )
-        return shaped, chosen
+        return shaped, replace(chosen, notes=tuple(step.describe() for step in done))
 
     # -- insert, tune and judge
 
@@ -400,6 +407,9 @@ class Job:
     def data_findings(self, attempt: Attempt) -> list[Finding]:
         """What a careful engineer would say of the data."""
         findings = []
+        if notes := attempt.plan.notes:
+            text = f"{len(notes)} activations were smoothed before quantization, such as: {notes[0]}"
+            findings.append(Finding(severity="info", text=text))
         used, held_out = self.feeds
         if used is not None and not attempt.scheme.weight_only and len(used.rows) < 32:
             text = f"only {len(used.rows)} calibration samples: ranges may miss what your data holds"

@@ -278,6 +278,7 @@ class QuantPlan:
     ``weights`` carries float tensors that choosing changed (bias correction, equalization);
     they replace the initializers of the same name before anything is quantized. ``produced`` names
     the tensors that leave an integer kernel: if one is a model output, it is dequantized for it.
+    ``notes`` tell, in words, what was done to the float graph before.
     ``nodes`` tells for every node of the graph how it is expected to run (``"integer"``,
     ``"moves data"``, ``"float"``) and why.
     """
@@ -288,6 +289,7 @@ class QuantPlan:
     nodes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     weights: Mapping[str, np.ndarray] = field(default_factory=dict)
     produced: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Decision]:
         return iter(self.decisions)

@@ -79,6 +79,7 @@ def _job(json_output: bool, options: dict[str, Any], **more: Any) -> Job:
 @click.option("--min-sqnr", type=float, metavar="DB", help="Least signal-to-noise ratio of the outputs, in dB.")
 @click.option("--max-size", metavar="SIZE", help="Largest model file, such as 5MB.")
 @click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are.")
+@click.option("--no-smoothing", is_flag=True, help="Leave outlier channels of activations where they are.")
 @click.option("--no-measure", is_flag=True, help="Leave out latency and memory.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def export_command(
@@ -92,6 +93,7 @@ def export_command(
     min_sqnr: float | None,
     max_size: str | None,
     no_bias_correction: bool,
+    no_smoothing: bool,
     no_measure: bool,
     overwrite: bool,
     **options: Any,
@@ -117,6 +119,7 @@ def export_command(
         pairs=pairs,
         metric=metric,
         bias_correction=not no_bias_correction,
+        smoothing=not no_smoothing,
         measure=not no_measure,
     )
     exported = export(job, output=output, limits=limits, overwrite=overwrite)

@@ -108,6 +108,8 @@ def show_plan(
     hidden = Counter(row.role for row in rows if row.skip_reason is None and row not in shown)
     if hidden:
         console.print(f"and {', '.join(f'{n} of role {role}' for role, n in hidden.items())} (--all shows them)")
+    for note in plan.notes:
+        console.print(escape(f"note: {note}"))
     skipped = [row for row in rows if row.skip_reason is not None]
     for row in skipped:
         console.print(escape(f"skipped: {row.role} {row.tensor}: {row.skip_reason}"))

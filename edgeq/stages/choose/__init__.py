@@ -3,5 +3,6 @@
 from edgeq.stages.choose.layout import Layout, find_layout
 from edgeq.stages.choose.plan import choose_plan
 from edgeq.stages.choose.ranges import RANGE_METHODS
+from edgeq.stages.choose.smooth import Smoothing, smooth
 
-__all__ = ["RANGE_METHODS", "Layout", "choose_plan", "find_layout"]
+__all__ = ["RANGE_METHODS", "Layout", "Smoothing", "choose_plan", "find_layout", "smooth"]

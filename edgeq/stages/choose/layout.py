@@ -60,14 +60,17 @@ class Layout:
         return table
 
     def channel_axes(self, model: ir.Model) -> dict[str, int]:
-        """The channel axis of each observed tensor that a Conv (axis 1) or a Gemm (axis 1) reads."""
+        """The channel axis of each observed tensor that a Conv or Gemm (axis 1) or a MatMul (the last) reads."""
         axes: dict[str, int] = {}
         for node in model.graph:
-            if node.op_type in ("Conv", "Gemm") and str(node.name) in self.integer and node.inputs[0] is not None:
-                name = self.owner.get(str(node.inputs[0].name))
-                # A shared scale belongs to a tensor of another shape: its channels are not these.
-                if name is not None and name == node.inputs[0].name:
-                    axes[name] = 1
+            value = node.inputs[0] if node.inputs else None
+            if value is None or value.shape is None or str(node.name) not in self.integer:
+                continue
+            axis = {"Conv": 1, "Gemm": 1, "MatMul": len(value.shape) - 1}.get(node.op_type)
+            # A shared scale belongs to a tensor of another shape: its channels are not these.
+            owned = self.owner.get(str(value.name)) == value.name
+            if axis is not None and owned and isinstance(value.shape[axis], int):
+                axes[str(value.name)] = axis
         return axes
 
 
