@@ -70,7 +70,10 @@ def test_the_commands() -> None:
     ]
 
 
-@pytest.mark.parametrize(("name", "command"), commands(), ids=lambda value: value if isinstance(value, str) else "")
+COMMANDS = [("edgeq", cli), *commands()]
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS, ids=[name for name, _ in COMMANDS])
 def test_every_command_has_help_that_ends_in_an_example(name: str, command: click.Command) -> None:
     found = edgeq(*name.split()[1:], "--help")
     assert found.code == 0
@@ -81,7 +84,9 @@ def test_every_command_has_help_that_ends_in_an_example(name: str, command: clic
         if isinstance(option, click.Option):
             assert option.help, f"{name} {option.name} has no help"
     options = {flag for option in command.params for flag in option.opts}
-    assert "--json" in options
+    assert "--json" in options or name == "edgeq"
+    shown = [line.strip() for line in found.out.partition("Example:\n")[2].splitlines()]
+    assert shown[0] == example.strip().splitlines()[0], "the example is rewrapped: click wants the character \\b"
 
 
 def test_version() -> None:

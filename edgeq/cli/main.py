@@ -19,7 +19,7 @@ __all__ = ["cli", "main"]
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edgeq")
 def cli() -> None:
-    r"""Turn a model into a small, fast, proven ONNX package for one edge target.
+    """Turn a model into a small, fast, proven ONNX package for one edge target.
 
     SOURCE is model.onnx, module.py:function, program.pt2, a Hugging Face id or folder, or
     example:NAME (efficientnet-lite0, minilm).
@@ -98,7 +98,7 @@ def export_command(
     overwrite: bool,
     **options: Any,
 ) -> None:
-    r"""Make a quantized, validated package of SOURCE for one target: the whole job.
+    """Make a quantized, validated package of SOURCE for one target: the whole job.
 
     Exit code 7 says that --max-drop, --min-sqnr or --max-size is not met; the best result is kept
     beside the output then.
@@ -137,7 +137,7 @@ def export_command(
 @click.option("--explain", metavar="NODE", help="Show only what concerns one node or tensor.")
 @click.option("--all", "everything", is_flag=True, help="Show weights and biases too, not only activations and skips.")
 def plan_command(json_output: bool, explain: str | None, everything: bool, **options: Any) -> None:
-    r"""Show what would be done to SOURCE and why, without doing it.
+    """Show what would be done to SOURCE and why, without doing it.
 
     \b
     Example:
@@ -183,7 +183,7 @@ def _explained(chosen: Any, nodes: dict[str, tuple[str, str, str]], name: str) -
 def inspect_command(
     json_output: bool, source: str, target: str | None, precision: str | None, task: str | None, fix: tuple[str, ...]
 ) -> None:
-    r"""Describe a model or a bundle: inputs, outputs, operators, size, and what a target would make of it.
+    """Describe a model or a bundle: inputs, outputs, operators, size, and what a target would make of it.
 
     \b
     Example:
@@ -205,7 +205,7 @@ def inspect_command(
 @source_options
 @data_options
 def calibrate_command(json_output: bool, **options: Any) -> None:
-    r"""Gather statistics of SOURCE's activations into the cache, where `edgeq export` finds them.
+    """Gather statistics of SOURCE's activations into the cache, where `edgeq export` finds them.
 
     \b
     Example:
@@ -243,7 +243,7 @@ def _stats_row(stats: Any) -> dict[str, Any]:
 def run_command(
     json_output: bool, bundle: Path, reference: Path | None, threads: int, tolerance: float, folder: Path | None
 ) -> None:
-    r"""Validate BUNDLE on this machine: files, outputs, placement, latency and memory.
+    """Validate BUNDLE on this machine: files, outputs, placement, latency and memory.
 
     Exit code 6 says that a file was changed or that the outputs are not what they were.
 
@@ -270,7 +270,7 @@ class _TargetsGroup(click.Group):
 @click.option("--json", "json_output", is_flag=True, help="Print the result as JSON on stdout.")
 @click.pass_context
 def targets_group(context: click.Context, json_output: bool) -> None:
-    r"""List the targets, or show one.
+    """List the targets, or show one.
 
     \b
     Example:
@@ -292,7 +292,7 @@ def targets_group(context: click.Context, json_output: bool) -> None:
 @command(targets_group, name="show")
 @click.argument("name")
 def show_command(json_output: bool, name: str) -> None:
-    r"""Show what target NAME can run, with the source of each limit.
+    """Show what target NAME can run, with the source of each limit.
 
     \b
     Example:
@@ -311,7 +311,7 @@ def show_command(json_output: bool, name: str) -> None:
 
 @command(cli, name="doctor")
 def doctor_command(json_output: bool) -> None:
-    r"""Check this installation: versions, extras, execution providers, processor.
+    """Check this installation: versions, extras, execution providers, processor.
 
     \b
     Example:
