@@ -25,6 +25,7 @@ __all__ = [
     "Limits",
     "broken_contract",
     "library_versions",
+    "output_sqnr_db",
     "parse_bytes",
     "parse_scheme",
     "parse_shapes",
@@ -85,14 +86,10 @@ class Limits:
     max_size_bytes: int | None = None
 
     def judge(self, evaluation: Evaluation, size: Size) -> Contract | None:
-        """The contract with what was measured, or None if nothing was asked.
-
-        The SQNR is that of the pooled embeddings where there are some, else of the worst output.
-        """
-        decibels = [metric for metric in evaluation.metrics if metric.unit == "dB"]
+        """The contract with what was measured, or None if nothing was asked."""
         # What is written is what is judged: 0.5 asked and 0.5 measured is met, whatever the last bit says.
         drop, size_bytes = round(evaluation.drop, 4), size.quantized_bytes
-        sqnr_db = decibels[0].value if decibels else None
+        sqnr_db = output_sqnr_db(evaluation)
         clauses = []
         if self.max_drop is not None:
             met = drop <= self.max_drop
@@ -116,6 +113,11 @@ class Exported:
     @property
     def path(self) -> Path:
         return self.bundle.path
+
+
+def output_sqnr_db(evaluation: Evaluation) -> float | None:
+    """The SQNR of the pooled embeddings where there are some, else of the worst output; None if not measured."""
+    return next((metric.value for metric in evaluation.metrics if metric.unit == "dB"), None)
 
 
 def broken_contract(report: Report, path: Path) -> tuple[str, str, str]:

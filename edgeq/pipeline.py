@@ -19,7 +19,16 @@ from edgeq import __version__
 from edgeq.bundle import Calibration, Manifest, read_bundle
 from edgeq.errors import CalibrationError, ContractError, ProviderError
 from edgeq.graph import input_infos, save_model
-from edgeq.job import Data, Exported, Limits, broken_contract, library_versions, parse_scheme, planned_placement
+from edgeq.job import (
+    Data,
+    Exported,
+    Limits,
+    broken_contract,
+    library_versions,
+    output_sqnr_db,
+    parse_scheme,
+    planned_placement,
+)
 from edgeq.machine import describe_machine
 from edgeq.output import atomic_folder, check_free
 from edgeq.progress import Progress, Silent
@@ -44,7 +53,10 @@ from edgeq.stages.run.validate import validate
 from edgeq.stages.tune import finish, shape_float
 from edgeq.target import Provider, TargetProfile, load_target
 
-__all__ = ["Attempt", "Job", "export", "validate_bundle"]
+__all__ = ["SOUND_SQNR_DB", "Attempt", "Job", "export", "validate_bundle"]
+
+SOUND_SQNR_DB = 10.0
+"""Below this a precision is not handed over without being asked for: a tenth of the signal is noise."""
 
 
 def export(job: Job, *, output: str | os.PathLike[str] | None, limits: Limits, overwrite: bool) -> Exported:
@@ -57,18 +69,17 @@ def export(job: Job, *, output: str | os.PathLike[str] | None, limits: Limits, o
     path = Path(output) if output is not None else Path(f"{job.source.name}-{job.target.name}")
     check_free(path, overwrite=overwrite)
     job.data.check()
-    best: Attempt | None = None
+    attempts: list[Attempt] = []
     for scheme in job.schemes:
-        attempt = job.attempt(scheme, limits)
-        if best is None or attempt.met or (not best.met and attempt.evaluation.drop < best.evaluation.drop):
-            best = attempt
-        if attempt.met:
+        attempts.append(job.attempt(scheme, limits))
+        if attempts[-1].acceptable:
             break
-    assert best is not None
+    best = min(attempts, key=lambda attempt: (not attempt.acceptable, not attempt.met, attempt.evaluation.drop))
+    rejected = [attempt for attempt in attempts if attempt is not best]
     if not best.met:
         path, overwrite = path.with_name(f"{path.name}.not-met"), True
     with atomic_folder(path, overwrite=overwrite) as folder:
-        report = job.write(folder, best)
+        report = job.write(folder, best, rejected)
     exported = Exported(read_bundle(path), report)
     if not best.met:
         raise ContractError(*broken_contract(report, path), exported)
@@ -107,6 +118,14 @@ class Attempt:
     @property
     def met(self) -> bool:
         return self.contract is None or self.contract.met
+
+    @property
+    def acceptable(self) -> bool:
+        """The contract is met; where there is none, at least more of the signal than of noise is left."""
+        if self.contract is not None:
+            return self.contract.met
+        sqnr_db = output_sqnr_db(self.evaluation)
+        return sqnr_db is None or sqnr_db >= SOUND_SQNR_DB
 
 
 @dataclass
@@ -289,7 +308,7 @@ class Job:
 
     # -- package and run
 
-    def write(self, folder: Path, attempt: Attempt) -> Report:
+    def write(self, folder: Path, attempt: Attempt, rejected: Sequence[Attempt] = ()) -> Report:
         """Write the bundle into ``folder``, measure it there, and write its report."""
         manifest = write_bundle(
             folder,
@@ -300,7 +319,7 @@ class Job:
             sqnr_db=attempt.evaluation.sqnr_db,
             labels=self.source.labels,
         )
-        report = self.report(folder / "model.onnx", attempt)
+        report = self.report(folder / "model.onnx", attempt, rejected)
         write_report(folder, report, manifest)
         return report
 
@@ -333,7 +352,7 @@ class Job:
         """What was not verified here, in words, for the manifest and the report."""
         return (f"{self.target.name}: {self.target.verification.note}.",)
 
-    def report(self, path: Path, attempt: Attempt) -> Report:
+    def report(self, path: Path, attempt: Attempt, rejected: Sequence[Attempt]) -> Report:
         """Measure the packaged model as it lies on disk."""
         inputs = attempt.evaluation.sample_inputs[0]
         placement, provider, findings = self.placement(path, attempt)
@@ -345,8 +364,10 @@ class Job:
                 self.progress.start("measuring latency and memory", None)
                 if self.target.verification.latency_here:
                     latency = compare_latency(path, reference, inputs, provider=provider, seconds=self.seconds)
-                memory = measure_memory(path, inputs, provider=provider)
-                float_memory = measure_memory(reference, inputs)
+                # An emulator's memory says nothing of the chip's.
+                if self.target.verification.accuracy == "provider":
+                    memory = measure_memory(path, inputs, provider=provider)
+                    float_memory = measure_memory(reference, inputs)
                 self.progress.finish()
         blame = layer_errors(
             attempt.shaped,
@@ -374,7 +395,12 @@ class Job:
             blame=blame,
             plan=tuple(plan_row(decision) for decision in attempt.plan),
             contract=attempt.contract,
-            findings=(*placement.findings, *findings, *self.data_findings(attempt)),
+            findings=(
+                *placement.findings,
+                *findings,
+                *_choice_findings(attempt, rejected),
+                *self.data_findings(attempt),
+            ),
             notes=self.notes,
         )
 
@@ -414,10 +440,29 @@ class Job:
         if used is not None and not attempt.scheme.weight_only and len(used.rows) < 32:
             text = f"only {len(used.rows)} calibration samples: ranges may miss what your data holds"
             findings.append(Finding(severity="info", text=text, remedy="give --calibration 100 or more of your own"))
+        if held_out is not None and len(held_out.rows) < 32:
+            text = f"accuracy was measured on only {len(held_out.rows)} samples: take its figures as rough"
+            findings.append(Finding(severity="info", text=text, remedy="give --evaluation 100 or more of your own"))
         if held_out is None and self.data.pairs is None:
             text = "accuracy was measured on example inputs, which are not real data"
             findings.append(Finding(severity="warning", text=text, remedy="give --calibration or --evaluation data"))
         return findings
+
+
+def _choice_findings(attempt: Attempt, rejected: Sequence[Attempt]) -> list[Finding]:
+    """Which precisions were tried and not taken, and whether the one that was taken is worth having."""
+    findings = []
+    for other in rejected:
+        lost = f"{other.evaluation.drop:.4g} points of {other.evaluation.primary}"
+        sqnr_db = output_sqnr_db(other.evaluation)
+        text = f"{other.scheme.name} was tried and not taken: it loses {lost}"
+        text += "" if sqnr_db is None else f", with an SQNR of {sqnr_db:.1f} dB"
+        findings.append(Finding(severity="info", text=text))
+    if attempt.contract is None and not attempt.acceptable:
+        text = f"the outputs keep an SQNR of only {output_sqnr_db(attempt.evaluation):.1f} dB: do not ship this"
+        remedy = "try another --precision, or give calibration data like what the model will see"
+        findings.append(Finding(severity="error", text=text, remedy=remedy))
+    return findings
 
 
 def _saved_bytes(model: ir.Model, folder: Path) -> int:

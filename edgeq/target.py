@@ -146,7 +146,8 @@ class Verification(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How far this profile can be verified on the machine that makes the package.
 
     ``machines``: the architectures (as ``platform.machine()`` names them) whose latency says something
-    about the target; on others it is "n/a". ``accuracy``: ``provider`` (its own kernels run here) or ``specification`` (the
+    about the target; on others it is "n/a". ``accuracy``: ``provider`` (its own kernels run here)
+    or ``specification`` (the
     QDQ graph without any fusion, where the CPU's kernels are no reference). ``note`` is printed in
     every report.
     """

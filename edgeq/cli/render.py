@@ -82,7 +82,7 @@ def _add_costs(table: Table, report: Report) -> None:
             note += f"; {report.latency.cpu_speedup:.2f} times faster by CPU time"
         table.add_row("latency", _ms(ours), _ms(theirs), note)
     else:
-        table.add_row("latency", "n/a", "n/a", "not measured: this machine is not the target")
+        table.add_row("latency", "n/a", "n/a", "not measured")
     if report.memory is not None:
         peaks = (report.memory, report.float_memory)
         table.add_row("memory", *("n/a" if m is None else f"{m.peak_mb:.0f} MB" for m in peaks), "peak of a process")
