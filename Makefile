@@ -23,7 +23,7 @@ help:
 	@echo "make lint      ruff: rules and formatting; 'make format' applies them"
 	@echo "make types     mypy, strict"
 	@echo "make docs      write docs/cli.md again from the commands"
-	@echo "make bench     measure speed and accuracy"
+	@echo "make bench     measure speed and accuracy on DATA=folder (docs/benchmarks.md)"
 	@echo "make clean     remove what the other targets made, except $(VENV)"
 
 # A stamp per set of extras: `all` holds everything that `examples` does.
@@ -73,7 +73,8 @@ docs: $(VENV)/.all
 	$(BIN)/python docs/generate_cli.py
 
 bench: $(VENV)/.all
-	$(BIN)/python tests/benchmarks $(ARGS)
+	@test -n "$(DATA)" || { echo "make bench DATA=folder; docs/benchmarks.md says what it holds"; exit 2; }
+	$(BIN)/python tests/benchmarks/compare_ort.py $(DATA) $(ARGS)
 	$(ELAPSED)
 
 clean:
