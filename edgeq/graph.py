@@ -23,6 +23,7 @@ __all__ = [
     "load_model",
     "model_size",
     "name_nodes",
+    "open_dims",
     "output_infos",
     "real_inputs",
     "save_model",
@@ -70,6 +71,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     if not len(model.graph) and not model.graph.outputs:
         raise ModelError("the file holds no graph: it is empty or not an ONNX model", where=str(path))
     _check_external_data(model, path)
+    open_dims(model)
     name_nodes(model)
     return model
 
@@ -178,6 +180,34 @@ def fingerprint(model: ir.Model) -> str:
         names = [v.name if v is not None else "" for v in (*node.inputs, *node.outputs)]
         digest.update(f"{node.domain}:{node.op_type}:{names}:{attributes}".encode())
     return digest.hexdigest()
+
+
+def open_dims(model: ir.Model) -> None:
+    """Make dimensions that exporters write as ``-1``, ``""`` or ``?`` what they mean: dynamic, without a name.
+
+    A name means one size wherever it stands; two axes called ``?`` need not be of one size.
+    """
+    for node in _all_nodes(model):
+        for output in node.outputs:
+            _open_dims(output)
+    for part in model.graphs():
+        for value in (*part.inputs, *part.outputs):
+            _open_dims(value)
+
+
+def _open_dims(value: ir.Value) -> None:
+    if value.shape is None:
+        return
+    dims = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+    opened = [None if _has_no_size(dim) else dim for dim in dims]
+    if opened != dims:
+        value.shape = ir.Shape(opened)
+
+
+def _has_no_size(dim: int | str | None) -> bool:
+    if isinstance(dim, int):
+        return dim < 0
+    return dim is not None and (not any(c.isalnum() for c in dim) or dim.lstrip("-").isdigit() or dim == "None")
 
 
 def name_nodes(model: ir.Model) -> None:

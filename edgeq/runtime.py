@@ -27,6 +27,9 @@ __all__ = ["Optimization", "check_available", "open_session", "register_plugin",
 
 Optimization = Literal["all", "none"]
 
+_FATAL = 4
+ort.set_default_logger_severity(_FATAL)
+
 
 def session_options(
     *,
@@ -42,7 +45,8 @@ def session_options(
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-    options.log_severity_level = 3
+    # A failure is raised as an exception with the same text: its line on stderr would be a second one.
+    options.log_severity_level = _FATAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.graph_optimization_level = (
         ort.GraphOptimizationLevel.ORT_ENABLE_ALL

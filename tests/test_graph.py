@@ -24,6 +24,7 @@ from edgeq.graph import (
     load_model,
     model_size,
     name_nodes,
+    open_dims,
     output_infos,
     real_inputs,
     save_model,
@@ -35,6 +36,23 @@ from edgeq.runtime import run_model
 
 def linear() -> ir.Model:
     return parse("g (float[N,8] x) => (float[N,4] y) { h = MatMul(x, w) y = Add(h, b) }", w=weights(8, 4), b=weights(4))
+
+
+def test_dimensions_without_a_real_name_or_size_are_dynamic_and_apart() -> None:
+    model = parse("g (float[N,8] x) => (float[N,8] y) { h = Relu(x) y = Neg(h) }")
+    model.graph.inputs[0].shape = ir.Shape([-1, 3, "?", "?", "", "-1", "None", "N", "unk__2"])
+    model.graph.node(0).outputs[0].shape = ir.Shape([-1, 8])
+    open_dims(model)
+    assert input_infos(model)[0].shape == (None, 3, None, None, None, None, None, "N", "unk__2")
+    assert input_infos(model)[0].describe() == "x: float32[?, 3, ?, ?, ?, ?, ?, N, unk__2]"
+    assert model.graph.node(0).outputs[0].shape == ir.Shape([None, 8])
+
+
+def test_a_file_with_negative_dimensions_is_loaded_as_dynamic(tmp_path: Path) -> None:
+    proto = ir.to_proto(linear())
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    onnx.save(proto, tmp_path / "m.onnx")
+    assert input_infos(load_model(tmp_path / "m.onnx"))[0].shape == (None, 8)
 
 
 # -- files

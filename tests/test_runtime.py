@@ -78,3 +78,14 @@ def test_telemetry_is_off() -> None:
     import os
 
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+
+
+def test_a_failure_is_told_once_not_on_stderr_as_well(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ModelError), open_session(parse("g (float[4] x) => (float[4] y) { y = toy.Abacus(x) }")):
+        pass
+    with pytest.raises(ModelError, match="fails while running"):
+        run_model(parse("g (float[N] x, int64[K] s) => (float[M] y) { y = Reshape(x, s) }"), RESHAPE)
+    assert capfd.readouterr().err == ""
+
+
+RESHAPE = {"x": np.zeros(4, np.float32), "s": np.array([3], np.int64)}

@@ -87,9 +87,12 @@ def parse_refusals(log: str) -> Refusals:
 
 
 def _main() -> None:
+    import onnxruntime
+
     from edgeq.runtime import open_session, session_options
     from edgeq.target import Provider
 
+    onnxruntime.set_default_logger_severity(2)
     job = msgspec.json.decode(sys.stdin.buffer.read())
     provider = msgspec.convert(job["provider"], Provider)
     config = {key: value for key, value in provider.session.items() if key != "session.disable_cpu_ep_fallback"}
