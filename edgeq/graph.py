@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.errors import ModelError, OutputError
+from edgeq.errors import ConfigError, ModelError, OutputError
 
 __all__ = [
     "EXTERNAL_DATA_THRESHOLD",
@@ -23,6 +23,7 @@ __all__ = [
     "load_model",
     "model_size",
     "name_nodes",
+    "named_sizes",
     "open_dims",
     "output_infos",
     "real_inputs",
@@ -276,9 +277,47 @@ def real_inputs(model: ir.Model) -> list[ir.Value]:
     return [value for value in model.graph.inputs if value.name not in model.graph.initializers]
 
 
-def input_infos(model: ir.Model) -> tuple[TensorInfo, ...]:
-    """The inputs a caller must feed."""
-    return tuple(_info(value) for value in real_inputs(model))
+def input_infos(model: ir.Model, fixed_dims: Mapping[str, int] | None = None) -> tuple[TensorInfo, ...]:
+    """The inputs a caller must feed, as they are once ``fixed_dims`` are fixed (see `named_sizes`)."""
+    infos = tuple(_info(value) for value in real_inputs(model))
+    sizes = named_sizes(model, fixed_dims or {})
+    return tuple(
+        TensorInfo(i.name, i.dtype, tuple(sizes.get(f"{i.name}:{axis}", d) for axis, d in enumerate(i.shape)))
+        for i in infos
+    )
+
+
+def named_sizes(model: ir.Model, fixed_dims: Mapping[str, int]) -> dict[str, int]:
+    """``fixed_dims`` resolved to places ``"input:axis"``; the more specific key wins.
+
+    A key is a dimension's name (``"batch"``), one axis of an input (``"input_ids:1"``), or an input
+    with a single dynamic dimension.
+
+    Raises:
+        ConfigError: a key names nothing, or a size is not a positive integer.
+    """
+    dynamic = {
+        f"{value.name}:{axis}": (str(value.name), dim.value)
+        for value in real_inputs(model)
+        for axis, dim in enumerate(value.shape or ())
+        if not isinstance(dim, int)
+    }
+    sizes: dict[str, int] = {}
+    for key, size in sorted(fixed_dims.items(), key=lambda item: item[0] in dynamic):
+        if not isinstance(size, int) or size < 1:
+            raise ConfigError(f"dimension {key!r} must be a positive integer, got {size!r}")
+        places = [place for place, (_, name) in dynamic.items() if key in (place, name)]
+        of_input = [place for place, (name, _) in dynamic.items() if name == key]
+        if not places and len(of_input) == 1:
+            places = of_input
+        if not places:
+            listing = ", ".join(f"{place} ({name or 'unnamed'})" for place, (_, name) in dynamic.items())
+            raise ConfigError(
+                f"no input has one dynamic dimension {key!r}",
+                remedy=f"choose among: {listing}" if listing else "the model's inputs are static already: omit it",
+            )
+        sizes.update(dict.fromkeys(places, size))
+    return sizes
 
 
 def output_infos(model: ir.Model) -> tuple[TensorInfo, ...]:

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from edgeq import __version__
 from edgeq.bundle import Calibration, Manifest, read_bundle
 from edgeq.errors import CalibrationError, ContractError, ProviderError
-from edgeq.graph import input_infos, save_model
+from edgeq.graph import TensorInfo, input_infos, save_model
 from edgeq.job import (
     Data,
     Exported,
@@ -33,6 +34,7 @@ from edgeq.machine import describe_machine
 from edgeq.output import atomic_folder, check_free
 from edgeq.progress import Progress, Silent
 from edgeq.qtypes import QuantPlan, Scheme, TensorStats
+from edgeq.recipe import Preprocess
 from edgeq.report import Contract, Finding, Metric, Report, Size, plan_row
 from edgeq.runtime import Optimization, check_available
 from edgeq.source import Source
@@ -172,6 +174,8 @@ class Job:
             self.origin,
             task=self.task,
             example_inputs=self.example_inputs,
+            fixed_dims=self.fixed_dims,
+            first_sample=self.first_sample if self.has_rereadable_data else None,
             trust_remote_code=self.trust_remote_code,
             allow_pickle=self.allow_pickle,
             progress=self.progress,
@@ -188,6 +192,19 @@ class Job:
         )
 
     # -- data
+
+    @property
+    def has_rereadable_data(self) -> bool:
+        """Whether there is calibration data that does not end by being looked at, as a generator does."""
+        return self.data.calibration is not None and not isinstance(self.data.calibration, Iterator)
+
+    def first_sample(self, inputs: Sequence[TensorInfo], preprocess: Preprocess | None) -> dict[str, np.ndarray]:
+        """One batch of the calibration data, as example inputs for a model that brings none."""
+        fixed = inputs[0].shape[0] if inputs and inputs[0].shape else 1
+        count = fixed if isinstance(fixed, int) else 1
+        return next(
+            iter(load_feed(self.data.calibration, inputs, preprocess=preprocess, count=count, seed=self.data.seed))
+        )
 
     def feed(self, data: Any, *, text_field: str | None = None, limited: bool = False) -> Feed:
         """A feed for the prepared model; ``limited`` applies the user's count of calibration samples."""

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 
     from edgeq.target import Provider
 
-__all__ = ["Optimization", "check_available", "open_session", "register_plugin", "run_model", "session_options"]
+__all__ = [
+    "Optimization",
+    "check_available",
+    "open_session",
+    "reason",
+    "register_plugin",
+    "run_model",
+    "session_options",
+]
 
 Optimization = Literal["all", "none"]
 
@@ -98,7 +106,7 @@ def open_session(
             session = ort.InferenceSession(payload, options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             raise ModelError(
-                f"ONNX Runtime {ort.__version__} cannot load the model: {_reason(error)}",
+                f"ONNX Runtime {ort.__version__} cannot load the model: {reason(error)}",
                 where=os.fspath(model) if isinstance(model, (str, os.PathLike)) else None,
                 remedy="check that every operator of the model exists in this version of ONNX Runtime",
             ) from None
@@ -169,10 +177,10 @@ def run_model(
         try:
             return dict(zip(names, session.run(names, dict(inputs)), strict=True))
         except Exception as error:
-            raise ModelError(f"the model fails while running: {_reason(error)}") from None
+            raise ModelError(f"the model fails while running: {reason(error)}") from None
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """ONNX Runtime's message without its prefix of error codes, such as ``[ONNXRuntimeError] : 1 : FAIL : ``."""
     text = str(error).strip() or type(error).__name__
     return " ".join(re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text).split())[:400]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
 
+    from edgeq.stages.export.onnx_file import FirstSample
     from edgeq.stages.export.torch_module import DynamicShapes
 
     ModelSource: TypeAlias = (
@@ -41,6 +42,8 @@ def load_source(
     opset: int = 21,
     example_inputs: object | None = None,
     dynamic_shapes: DynamicShapes = None,
+    fixed_dims: Mapping[str, int] | None = None,
+    first_sample: FirstSample | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     progress: Progress | None = None,
@@ -57,6 +60,8 @@ def load_source(
         example_inputs: One batch. Needed for a module in memory: a tensor, a tuple or a dict of
             tensors. Optional for ONNX and exported programs: a dict of arrays by input name.
         dynamic_shapes: For a module in memory, as for ``torch.export.export``; None: fixed shapes.
+        fixed_dims: For ONNX: sizes of dynamic dimensions that made-up example inputs are to have.
+        first_sample: For ONNX without ``example_inputs``: gives one batch of the user's own data.
         trust_remote_code: Run Python code that a Hugging Face model brings along.
         allow_pickle: Load pickle files, which can run code, where there is no safe form.
         progress: Told of the steps.
@@ -67,7 +72,7 @@ def load_source(
     """
     progress = progress or Silent()
     if not isinstance(source, (str, os.PathLike)):
-        return _from_object(source, task, opset, example_inputs, dynamic_shapes, progress)
+        return _from_object(source, task, opset, example_inputs, dynamic_shapes, fixed_dims, first_sample, progress)
     text = os.fspath(source)
     path = Path(text).expanduser()
     if text.startswith("example:"):
@@ -78,7 +83,13 @@ def load_source(
         from edgeq.stages.export.onnx_file import from_onnx_file
 
         return from_onnx_file(
-            path, task=task, opset=opset, example_inputs=_mapping(example_inputs, text), progress=progress
+            path,
+            task=task,
+            opset=opset,
+            example_inputs=_mapping(example_inputs, text),
+            fixed_dims=fixed_dims,
+            first_sample=first_sample,
+            progress=progress,
         )
     if path.suffix == ".pt2":
         from edgeq.stages.export.exported_program import from_pt2
@@ -123,6 +134,8 @@ def _from_object(
     opset: int,
     example_inputs: object | None,
     dynamic_shapes: DynamicShapes,
+    fixed_dims: Mapping[str, int] | None,
+    first_sample: FirstSample | None,
     progress: Progress,
 ) -> Source:
     """By the name of its class's module: an ONNX user must not pay for importing torch."""
@@ -150,6 +163,8 @@ def _from_object(
             task=task,
             opset=opset,
             example_inputs=_mapping(example_inputs, "model in memory"),
+            fixed_dims=fixed_dims,
+            first_sample=first_sample,
             progress=progress,
         )
     raise ExportError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +13,34 @@ from onnx_ir.passes.common import InlinePass
 
 from edgeq import graph, runtime
 from edgeq.errors import EdgeqError, ExportError, ModelError
+from edgeq.graph import TensorInfo
 from edgeq.progress import Progress
 from edgeq.recipe import ImagePreprocess, Preprocess, TextPreprocess
 from edgeq.source import Parity, Source
 from edgeq.stages.export.parity import Arrays, check_parity, usable, vary
 from edgeq.stages.export.preprocessing import encode_example, read_labels, read_preprocess
 from edgeq.stages.export.requirements import file_digest
-from edgeq.stages.export.sample_inputs import check_inputs, make_inputs
+from edgeq.stages.export.sample_inputs import Guess, check_inputs, describe_inputs, find_inputs, make_inputs
 from edgeq.stages.export.tidy import tidy
 
-__all__ = ["from_model", "from_onnx_file", "upgrade"]
+__all__ = ["FirstSample", "from_model", "from_onnx_file", "upgrade"]
+
+FirstSample = Callable[[Sequence[TensorInfo], Preprocess | None], Mapping[str, np.ndarray]]
+"""Gives one batch of the user's data, from the model's inputs and what is known of their preparation."""
 
 LIFTED_BYTES = 1024
 """Weights larger than this are set aside while onnx's converter works: it copies all, and reads no external data."""
 
 
 def from_onnx_file(
-    path: Path, *, task: str | None, opset: int, example_inputs: Mapping[str, object] | None, progress: Progress
+    path: Path,
+    *,
+    task: str | None,
+    opset: int,
+    example_inputs: Mapping[str, object] | None,
+    fixed_dims: Mapping[str, int] | None = None,
+    first_sample: FirstSample | None = None,
+    progress: Progress,
 ) -> Source:
     """Load a file, of any size: weights in external data stay on disk until a stage asks for them.
 
@@ -56,6 +67,8 @@ def from_onnx_file(
         task=task,
         opset=opset,
         example_inputs=example_inputs,
+        fixed_dims=fixed_dims,
+        first_sample=first_sample,
         preprocess=preprocess,
         progress=progress,
     )
@@ -83,17 +96,23 @@ def from_model(
     task: str | None = None,
     opset: int,
     example_inputs: Mapping[str, object] | None,
+    fixed_dims: Mapping[str, int] | None = None,
+    first_sample: FirstSample | None = None,
     preprocess: Preprocess | None = None,
     progress: Progress,
 ) -> Source:
-    """Take a model, in ``opset`` or newer where onnx can convert it, and make example inputs if none are given.
+    """Take a model, in ``opset`` or newer where onnx can convert it, and find example inputs if none are given.
+
+    They are ``first_sample``'s, where there is one, else made up: of the sizes in ``fixed_dims``, and
+    for other dynamic dimensions of the first sizes at which the model runs.
 
     A converted model is checked against the one that was given; where the conversion fails or
     changes the outputs, the given opset is kept and the provenance says why.
 
     Raises:
         ModelError: the model holds no graph, a tensor that nothing makes, or an input without type or shape.
-        ExportError: ``example_inputs`` do not fit the model.
+        ExportError: ``example_inputs`` do not fit the model, or it runs on none that were made up.
+        ConfigError: ``fixed_dims`` names an unknown dimension.
     """
     if isinstance(model, onnx.ModelProto):
         try:
@@ -107,10 +126,15 @@ def from_model(
     _check_wiring(model, origin)
     # The caller's model is left alone; tensors are shared, not copied.
     model = tidy(model.clone())
+    graph.open_dims(model)
+    infos = graph.input_infos(model, fixed_dims)
     if example_inputs is not None:
-        example = check_inputs(model, example_inputs, where=origin)
+        example, example_note = check_inputs(graph.input_infos(model), example_inputs, where=origin), "given"
+    elif first_sample is not None:
+        example, example_note = dict(first_sample(infos, preprocess)), "the first calibration sample"
     else:
-        example = _example(model, preprocess)
+        example = find_inputs(model, infos, first=_described(model, infos, preprocess), where=origin)
+        example_note = f"made up: {describe_inputs(example)}"
     progress.start("opset", None)
     model, note, parity = _in_opset(model, opset, example)
     progress.finish()
@@ -118,7 +142,13 @@ def from_model(
         name=name or model.graph.name or "model",
         model=model,
         example_inputs=example,
-        provenance={"route": "onnx", "origin": origin, "producer": _producer(model), "opset": note},
+        provenance={
+            "route": "onnx",
+            "origin": origin,
+            "producer": _producer(model),
+            "opset": note,
+            "example_inputs": example_note,
+        },
         task=task,
         parity=parity,
     )
@@ -206,10 +236,13 @@ def upgrade(model: ir.Model, opset: int) -> ir.Model:
     return tidy(converted)
 
 
-def _example(model: ir.Model, preprocess: Preprocess | None) -> dict[str, np.ndarray]:
-    """Generated inputs; a real sentence, or the picture size, where the preprocessing is known and fits."""
-    example = make_inputs(model)
-    infos = graph.input_infos(model)
+def _described(
+    model: ir.Model, infos: Sequence[TensorInfo], preprocess: Preprocess | None
+) -> dict[str, np.ndarray] | None:
+    """A real sentence, or noise of the picture size, where the preprocessing is known and fits the model."""
+    if preprocess is None:
+        return None
+    example = make_inputs(model, infos, Guess())
     if isinstance(preprocess, TextPreprocess) and {"input_ids"} <= set(example):
         encoded = encode_example(preprocess, 0)
         if set(example) <= set(encoded):
@@ -220,9 +253,9 @@ def _example(model: ir.Model, preprocess: Preprocess | None) -> dict[str, np.nda
                 shape = (1, example[info.name].shape[1], *preprocess.crop)
                 example[info.name] = np.random.default_rng(0).standard_normal(shape).astype(info.dtype)
     try:
-        return check_inputs(model, example, where="inputs made from the files beside the model")
+        return check_inputs(infos, example, where="inputs made from the files beside the model")
     except ExportError:
-        return make_inputs(model)  # the files beside the model describe another model
+        return None  # the files beside the model describe another model
 
 
 def _producer(model: ir.Model) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.errors import ConfigError, ModelError
-from edgeq.graph import real_inputs
+from edgeq.errors import ModelError
+from edgeq.graph import named_sizes, real_inputs
 
 __all__ = ["check_static", "fit_inputs", "fix_shapes"]
 
@@ -26,7 +26,7 @@ def fix_shapes(
         ConfigError: a key of ``fixed_dims`` names nothing, or a size is not a positive integer.
         ModelError: two sizes for one dimension, or an example input is missing or of another rank.
     """
-    sizes = _named_sizes(model, fixed_dims)
+    sizes = named_sizes(model, fixed_dims)
     by_name: dict[str, tuple[int, str]] = {}
     modified = False
     for value in real_inputs(model):
@@ -91,32 +91,6 @@ def check_static(model: ir.Model) -> None:
             where=left[0],
             remedy="fix more dimensions, or export the model without operators whose output size depends on the data",
         )
-
-
-def _named_sizes(model: ir.Model, fixed_dims: Mapping[str, int]) -> dict[str, int]:
-    """``fixed_dims`` resolved to places ``"input:axis"``; the more specific key wins."""
-    dynamic = {
-        f"{value.name}:{axis}": (str(value.name), dim.value)
-        for value in real_inputs(model)
-        for axis, dim in enumerate(value.shape or ())
-        if not isinstance(dim, int)
-    }
-    sizes: dict[str, int] = {}
-    for key, size in sorted(fixed_dims.items(), key=lambda item: item[0] in dynamic):
-        if not isinstance(size, int) or size < 1:
-            raise ConfigError(f"dimension {key!r} must be a positive integer, got {size!r}")
-        places = [place for place, (_, name) in dynamic.items() if key in (place, name)]
-        of_input = [place for place, (name, _) in dynamic.items() if name == key]
-        if not places and len(of_input) == 1:
-            places = of_input
-        if not places:
-            listing = ", ".join(f"{place} ({name or 'unnamed'})" for place, (_, name) in dynamic.items())
-            raise ConfigError(
-                f"no input has one dynamic dimension {key!r}",
-                remedy=f"choose among: {listing}" if listing else "the model's inputs are static already: omit it",
-            )
-        sizes.update(dict.fromkeys(places, size))
-    return sizes
 
 
 def _example_size(value: ir.Value, axis: int, example_inputs: Mapping[str, np.ndarray]) -> int:
