@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeq.job import Data, Exported, Limits, parse_bytes
+from edgeq.request import Data, Exported, Limits, parse_bytes
 
 if TYPE_CHECKING:
     from edgeq.progress import Progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgeq.job import Exported
+    from edgeq.request import Exported
 
 __all__ = [
     "CalibrationError",
@@ -87,7 +87,7 @@ class ValidationError(EdgeqError):
 class ContractError(EdgeqError):
     """A result was produced, but it does not meet ``--max-drop``, ``--min-sqnr`` or ``--max-size``.
 
-    ``exported`` is the best result, an ``edgeq.job.Exported``.
+    ``exported`` is the best result, an ``edgeq.request.Exported``.
     """
 
     exit_code = 7

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgeq.job import parse_shapes
 from edgeq.progress import Progress
+from edgeq.request import parse_shapes
 
 if TYPE_CHECKING:
     from edgeq.pipeline import Job

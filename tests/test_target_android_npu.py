@@ -16,10 +16,10 @@ import pytest
 from small_models import Chain, parse, quantized, weights
 
 from edgeq.graph import TensorInfo, input_infos, save_model
-from edgeq.job import Data
 from edgeq.metrics import sqnr_db
 from edgeq.pipeline import Job
 from edgeq.qtypes import Scheme
+from edgeq.request import Data
 from edgeq.runtime import run_model
 from edgeq.stages.insert import insert_qdq
 from edgeq.stages.tune import finish

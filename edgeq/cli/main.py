@@ -38,8 +38,8 @@ def main() -> None:
 def _job(json_output: bool, options: dict[str, Any], **more: Any) -> Job:
     """The job that the shared options describe."""
     from edgeq.cli.progress import make_progress
-    from edgeq.job import Data, parse_shapes
     from edgeq.pipeline import Job
+    from edgeq.request import Data, parse_shapes
 
     data = Data(
         options["calibration"],
@@ -107,8 +107,8 @@ def export_command(
     Example:
       edgeq export model.onnx --target android --calibration photos/ --max-drop 0.5
     """
-    from edgeq.job import Limits, parse_bytes
     from edgeq.pipeline import export
+    from edgeq.request import Limits, parse_bytes
 
     limits = Limits(max_drop, min_sqnr, None if max_size is None else parse_bytes(max_size))
     job = _job(

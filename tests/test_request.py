@@ -9,7 +9,9 @@ import pytest
 from small_models import parse, quantized, weights
 
 from edgeq.errors import ConfigError
-from edgeq.job import (
+from edgeq.qtypes import Scheme
+from edgeq.report import Machine, Metric, Report, Size
+from edgeq.request import (
     Limits,
     broken_contract,
     library_versions,
@@ -18,8 +20,6 @@ from edgeq.job import (
     parse_shapes,
     planned_placement,
 )
-from edgeq.qtypes import Scheme
-from edgeq.report import Machine, Metric, Report, Size
 from edgeq.target import load_target
 
 SIZE = Size(quantized_bytes=5_000_000, float_bytes=20_000_000)

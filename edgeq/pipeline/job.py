@@ -1,0 +1,183 @@
+"""From a source to a quantized model: each stage runs once, when it is first needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeq.errors import CalibrationError
+from edgeq.graph import TensorInfo, input_infos
+from edgeq.progress import Progress, Silent
+from edgeq.qtypes import QuantPlan, Scheme, TensorStats
+from edgeq.recipe import Preprocess
+from edgeq.request import (
+    Data,
+    parse_scheme,
+)
+from edgeq.source import Source
+from edgeq.stages.calibrate.feeds import Feed, load_feed, split_feed
+from edgeq.stages.calibrate.observe import calibrate
+from edgeq.stages.choose import Layout, Smoothing, choose_plan, find_layout, smooth
+from edgeq.stages.export import load_source
+from edgeq.stages.insert import insert_qdq, verify_qdq
+from edgeq.stages.prep import Prepared, prepare
+from edgeq.stages.tune import finish, shape_float
+from edgeq.target import TargetProfile, load_target
+
+__all__ = ["Job"]
+
+
+@dataclass
+class Job:
+    """One source for one target: each stage runs once, when it is first needed.
+
+    ``precision`` None tries the target's own precisions in order. ``fixed_dims`` fixes dynamic
+    dimensions by name. ``cache`` is a folder where statistics are kept. ``measure`` False leaves
+    out latency and memory.
+    """
+
+    origin: Any
+    profile: str | os.PathLike[str]
+    data: Data = field(default_factory=Data)
+    precision: str | None = None
+    range_method: str = "mse"
+    bias_correction: bool = True
+    smoothing: bool = True
+    task: str | None = None
+    example_inputs: Any = None
+    fixed_dims: dict[str, int] = field(default_factory=dict)
+    cache: Path | None = None
+    measure: bool = True
+    seconds: float = 3.0
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    progress: Progress = field(default_factory=Silent)
+
+    # -- export and prep
+
+    @cached_property
+    def target(self) -> TargetProfile:
+        return load_target(os.fspath(self.profile))
+
+    @cached_property
+    def schemes(self) -> tuple[Scheme, ...]:
+        """What to try, in order: the user's precision, or the target's."""
+        names = (self.precision,) if self.precision else self.target.precisions
+        return tuple(parse_scheme(name, self.target) for name in names)
+
+    @cached_property
+    def source(self) -> Source:
+        return load_source(
+            self.origin,
+            task=self.task,
+            example_inputs=self.example_inputs,
+            fixed_dims=self.fixed_dims,
+            first_sample=self.first_sample if self.has_rereadable_data else None,
+            trust_remote_code=self.trust_remote_code,
+            allow_pickle=self.allow_pickle,
+            progress=self.progress,
+        )
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        return prepare(
+            self.source.model,
+            static=self.target.graph.shapes == "static",
+            fixed_dims=self.fixed_dims,
+            example_inputs=self.source.example_inputs,
+            progress=self.progress,
+        )
+
+    # -- data
+
+    @property
+    def has_rereadable_data(self) -> bool:
+        """Whether there is calibration data that does not end by being looked at, as a generator does."""
+        return self.data.calibration is not None and not isinstance(self.data.calibration, Iterator)
+
+    def first_sample(self, inputs: Sequence[TensorInfo], preprocess: Preprocess | None) -> dict[str, np.ndarray]:
+        """One batch of the calibration data, as example inputs for a model that brings none."""
+        fixed = inputs[0].shape[0] if inputs and inputs[0].shape else 1
+        count = fixed if isinstance(fixed, int) else 1
+        return next(
+            iter(load_feed(self.data.calibration, inputs, preprocess=preprocess, count=count, seed=self.data.seed))
+        )
+
+    def feed(self, data: Any, *, text_field: str | None = None, limited: bool = False) -> Feed:
+        """A feed for the prepared model; ``limited`` applies the user's count of calibration samples."""
+        return load_feed(
+            data,
+            input_infos(self.prepared.model),
+            preprocess=self.source.preprocess,
+            count=self.data.count if limited else None,
+            seed=self.data.seed,
+            text_field=text_field,
+        )
+
+    @cached_property
+    def feeds(self) -> tuple[Feed | None, Feed | None]:
+        """Calibration and evaluation data, never the same samples; None where there is none."""
+        given = self.data.calibration if self.data.calibration is not None else self.source.recipe
+        everything = None if given is None else self.feed(given, limited=True)
+        if self.data.evaluation is not None:
+            return everything, self.feed(self.data.evaluation)
+        if everything is None or self.data.pairs is not None:
+            return everything, None
+        return split_feed(everything)
+
+    # -- calibrate and choose
+
+    def shaped(self, scheme: Scheme) -> ir.Model:
+        return shape_float(self.prepared.model, self.target, scheme)
+
+    def layout(self, shaped: ir.Model, scheme: Scheme) -> Layout:
+        return find_layout(shaped, self.target, scheme)
+
+    def statistics(self, shaped: ir.Model, layout: Layout) -> dict[str, TensorStats]:
+        if not layout.observed:
+            return {}
+        feed = self.feeds[0]
+        if feed is None:
+            raise CalibrationError(
+                f"precision {layout.scheme.name} needs calibration data, and none was given",
+                remedy="give --calibration a folder, file or recipe; weight-only precisions (w8, w4) need none",
+            )
+        axes = layout.channel_axes(shaped)
+        return calibrate(shaped, feed, layout.observed, channel_axis=axes, cache=self.cache, progress=self.progress)
+
+    def plan(self, scheme: Scheme) -> tuple[ir.Model, QuantPlan]:
+        """The float graph in the target's form, and every decision about it."""
+        shaped = self.shaped(scheme)
+        layout = self.layout(shaped, scheme)
+        stats = self.statistics(shaped, layout)
+        done: tuple[Smoothing, ...] = ()
+        if self.smoothing and stats:
+            smoothed, done = smooth(shaped, layout, stats)
+            if done:
+                shaped, layout = smoothed, self.layout(smoothed, scheme)
+                stats = self.statistics(shaped, layout)
+        chosen = choose_plan(
+            shaped,
+            layout,
+            stats,
+            self.target,
+            range_method=self.range_method,
+            bias_correction=self.bias_correction,
+        )
+        return shaped, replace(chosen, notes=tuple(step.describe() for step in done))
+
+    # -- insert and tune
+
+    def quantize(self, scheme: Scheme) -> tuple[ir.Model, QuantPlan, ir.Model]:
+        """The float graph in the target's form, the plan, and the finished QDQ model."""
+        shaped, chosen = self.plan(scheme)
+        model = finish(insert_qdq(shaped, chosen), self.target, scheme)
+        verify_qdq(model)
+        return shaped, chosen, model

@@ -1,0 +1,67 @@
+"""The story on one page: export, prepare, calibrate, choose, insert, tune, judge, package, run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edgeq.bundle import read_bundle
+from edgeq.errors import ContractError
+from edgeq.output import atomic_folder, check_free
+from edgeq.pipeline.job import Job
+from edgeq.pipeline.judge import Attempt, attempt
+from edgeq.pipeline.publish import publish
+from edgeq.report import Report
+from edgeq.request import (
+    Exported,
+    Limits,
+    broken_contract,
+)
+from edgeq.stages.package import write_report
+from edgeq.stages.run.validate import validate
+
+__all__ = ["export", "validate_bundle"]
+
+
+def export(job: Job, *, output: str | os.PathLike[str] | None, limits: Limits, overwrite: bool) -> Exported:
+    """Try the job's precisions, cheapest first, until one meets the limits; write the best there is.
+
+    Raises:
+        ContractError: none met them; the best is left in ``<output>.not-met``.
+        OutputError: ``output`` exists or cannot be written.
+    """
+    path = Path(output) if output is not None else Path(f"{job.source.name}-{job.target.name}")
+    check_free(path, overwrite=overwrite)
+    job.data.check()
+    attempts: list[Attempt] = []
+    for scheme in job.schemes:
+        attempts.append(attempt(job, scheme, limits))
+        if attempts[-1].acceptable:
+            break
+    best = min(attempts, key=lambda a: (not a.acceptable, not a.met, a.evaluation.drop))
+    rejected = [other for other in attempts if other is not best]
+    if not best.met:
+        path, overwrite = path.with_name(f"{path.name}.not-met"), True
+    with atomic_folder(path, overwrite=overwrite) as folder:
+        report = publish(job, folder, best, rejected)
+    exported = Exported(read_bundle(path), report)
+    if not best.met:
+        raise ContractError(*broken_contract(report, path), exported)
+    return exported
+
+
+def validate_bundle(
+    path: str | os.PathLike[str],
+    *,
+    reference: str | os.PathLike[str] | None,
+    threads: int,
+    tolerance_db: float,
+    report_folder: str | os.PathLike[str] | None,
+) -> Report:
+    """Run a bundle on this machine; see ``edgeq.run``."""
+    bundle = read_bundle(path)
+    report = validate(bundle, reference=reference, threads=threads, tolerance_db=tolerance_db)
+    if report_folder is not None:
+        Path(report_folder).mkdir(parents=True, exist_ok=True)
+        write_report(Path(report_folder), report, bundle.manifest)
+    return report
