@@ -112,6 +112,35 @@ def test_a_wrong_pass_is_named(monkeypatch, each, effect, by, message):
     assert to_bytes(model) == before
 
 
+def touchy() -> tuple[ir.Model, dict[str, np.ndarray]]:
+    """A model whose outputs are known to less than 90 dB: it looks at the fraction of large numbers."""
+    rng = np.random.default_rng(3)
+
+    def drawn(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    constants = {"w": drawn(4, 3, 3, 3), "g": drawn(4), "o": drawn(4), "m": drawn(4), "v": np.square(drawn(4)) + 0.5}
+    constants |= {"k": drawn(16, 144), "d": drawn(16), "much": scalar(30)}
+    body = """c = Conv(x, w) b = BatchNormalization(c, g, o, m, v) f = Flatten(b) e = Gemm<transB=1>(f, k, d)
+        t = Mul(e, much) y = Sin(t)"""
+    return build("float[1,3,8,8] x => float[1,16] y", body, **constants), {"x": drawn(1, 3, 8, 8)}
+
+
+def test_a_model_that_rounds_badly_by_itself_is_judged_by_that():
+    model, feeds = touchy()
+    result = prepare(model, static=True, example_inputs=feeds)
+    assert "BatchNormalization" not in ops(result.model)
+    assert 60 < next(step.sqnr_db for step in result.steps if step.name == "fold batch norm") < 90
+
+
+@pytest.mark.parametrize("by", [3e-3, 0.3])
+def test_a_wrong_pass_is_found_in_a_model_that_rounds_badly(monkeypatch, by):
+    monkeypatch.setattr(prepare_file, "PREP_PASSES", (*PREP_PASSES, Spoil("reorders", by)))
+    model, feeds = touchy()
+    with pytest.raises(ModelError, match=r"preparation pass 'spoil' changed output 'y': .* no more than 90 dB"):
+        prepare(model, static=True, example_inputs=feeds)
+
+
 def test_a_pass_that_fails_is_named(monkeypatch):
     class Fail(PrepPass):
         name = "fail"
