@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ __all__ = [
     "EXTERNAL_DATA_THRESHOLD",
     "Names",
     "TensorInfo",
+    "check_float",
     "constant_array",
     "fingerprint",
     "input_infos",
@@ -157,6 +160,26 @@ def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
     parts: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for part in parts:
         yield from ir.traversal.RecursiveGraphIterator(part)
+
+
+def check_float(model: ir.Model) -> None:
+    """Raise ModelError if the model holds operators of an earlier quantization: there is nothing left to measure it by.
+
+    ``QuantizeLinear``, ``DequantizeLinear``, ``QLinear*``, ``*Integer``, ``DynamicQuantize*`` and
+    ONNX Runtime's ``MatMulNBits`` and its like, anywhere in the model.
+    """
+    found = Counter(node.op_type for node in _all_nodes(model) if _QUANTIZED.fullmatch(node.op_type))
+    if found:
+        raise ModelError(
+            f"the model is already quantized: it holds {', '.join(f'{n} {op}' for op, n in found.most_common())}",
+            remedy="give the float model that it was made from; `edgeq inspect` describes this one",
+        )
+
+
+_QUANTIZED = re.compile(
+    "QuantizeLinear|DequantizeLinear|DynamicQuantize.*|QLinear.*|.*Integer|MatMulIntegerToFloat"
+    "|.*(NBits|Bnb4|BlockQuantized|QuantizeBFP)|Q(Gemm|Attention|MoE|Ordered.*|EmbedLayerNormalization)"
+)
 
 
 def model_size(model: ir.Model) -> int:

@@ -79,13 +79,17 @@ def _add_costs(table: Table, report: Report) -> None:
         ours, theirs = report.latency.quantized, report.latency.float_model
         note = f"p50, {ours.threads} thread{'s' * (ours.threads != 1)}, {escape(report.machine.cpu)}"
         if report.latency.cpu_speedup is not None:
-            note += f"; {report.latency.cpu_speedup:.2f} times faster by CPU time"
+            note += f"; {_in_words(report.latency.cpu_speedup)} by CPU time"
         table.add_row("latency", _ms(ours), _ms(theirs), note)
     else:
         table.add_row("latency", "n/a", "n/a", "not measured")
     if report.memory is not None:
         peaks = (report.memory, report.float_memory)
         table.add_row("memory", *("n/a" if m is None else f"{m.peak_mb:.0f} MB" for m in peaks), "peak of a process")
+
+
+def _in_words(speedup: float) -> str:
+    return f"{speedup:.2f} times faster" if speedup >= 1 else f"{1 / speedup:.2f} times slower"
 
 
 def _ms(latency: Latency | None) -> str:

@@ -13,7 +13,7 @@ from edgeq.graph import save_model
 from edgeq.machine import describe_machine
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.judge import Attempt
-from edgeq.report import Finding, Metric, Report, plan_row
+from edgeq.report import Finding, LatencyComparison, Metric, Report, plan_row
 from edgeq.request import (
     library_versions,
     output_sqnr_db,
@@ -123,6 +123,7 @@ def _report(job: Job, path: Path, attempt: Attempt, rejected: Sequence[Attempt])
         findings=(
             *placement.findings,
             *findings,
+            *_speed_findings(latency),
             *_choice_findings(attempt, rejected),
             *_data_findings(job, attempt),
         ),
@@ -175,6 +176,15 @@ def _data_findings(job: Job, attempt: Attempt) -> list[Finding]:
         text = "accuracy was measured on example inputs, which are not real data"
         findings.append(Finding(severity="warning", text=text, remedy="give --calibration or --evaluation data"))
     return findings
+
+
+def _speed_findings(latency: LatencyComparison | None) -> list[Finding]:
+    """A package that is slower than what it was made from is not what anybody wanted."""
+    if latency is None or latency.cpu_speedup is None or latency.cpu_speedup >= 1:
+        return []
+    text = f"the package takes {1 / latency.cpu_speedup:.2f} times the float model's CPU time on this machine"
+    remedy = "look at the placement for nodes that run in float; very small models gain nothing from 8 bits"
+    return [Finding(severity="warning", text=text, remedy=remedy)]
 
 
 def _choice_findings(attempt: Attempt, rejected: Sequence[Attempt]) -> list[Finding]:
