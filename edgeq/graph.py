@@ -28,6 +28,7 @@ __all__ = [
     "name_nodes",
     "named_sizes",
     "open_dims",
+    "outer_nodes",
     "output_infos",
     "real_inputs",
     "save_model",
@@ -163,10 +164,11 @@ def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
 
 
 def check_float(model: ir.Model) -> None:
-    """Raise ModelError if the model holds operators of an earlier quantization: there is nothing left to measure it by.
+    """Raise ModelError for a model that holds nothing to quantize, or that was quantized before.
 
-    ``QuantizeLinear``, ``DequantizeLinear``, ``QLinear*``, ``*Integer``, ``DynamicQuantize*`` and
-    ONNX Runtime's ``MatMulNBits`` and its like, anywhere in the model.
+    Refused are ``QuantizeLinear``, ``DequantizeLinear``, ``QLinear*``, ``*Integer``,
+    ``DynamicQuantize*``, ONNX Runtime's ``MatMulNBits`` and its like, anywhere in the model; and
+    models with most of their weights in float16, bfloat16 or float64: only float32 is quantized.
     """
     found = Counter(node.op_type for node in _all_nodes(model) if _QUANTIZED.fullmatch(node.op_type))
     if found:
@@ -174,12 +176,36 @@ def check_float(model: ir.Model) -> None:
             f"the model is already quantized: it holds {', '.join(f'{n} {op}' for op, n in found.most_common())}",
             remedy="give the float model that it was made from; `edgeq inspect` describes this one",
         )
+    sizes: Counter[ir.DataType] = Counter()
+    for _, tensor in _tensors(model):
+        sizes[tensor.dtype] += tensor.nbytes
+    for dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE):
+        if sizes[dtype] > sizes[ir.DataType.FLOAT]:
+            raise ModelError(
+                f"the weights are {_NAMES[dtype]}, and edgeq quantizes float32 only",
+                remedy="export the model again in float32, before any conversion to another type",
+            )
 
+
+_NAMES = {ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16", ir.DataType.DOUBLE: "float64"}
 
 _QUANTIZED = re.compile(
     "QuantizeLinear|DequantizeLinear|DynamicQuantize.*|QLinear.*|.*Integer|MatMulIntegerToFloat"
     "|.*(NBits|Bnb4|BlockQuantized|QuantizeBFP)|Q(Gemm|Attention|MoE|Ordered.*|EmbedLayerNormalization)"
 )
+
+
+def outer_nodes(model: ir.Model) -> dict[ir.Node, ir.Node]:
+    """For every node inside a subgraph, the If, Loop or Scan of the main graph that it belongs to."""
+    outer = {}
+    for node in model.graph:
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                outer.update(dict.fromkeys(ir.traversal.RecursiveGraphIterator(attribute.as_graph()), node))
+            elif attribute.type == ir.AttributeType.GRAPHS:
+                for part in attribute.as_graphs():
+                    outer.update(dict.fromkeys(ir.traversal.RecursiveGraphIterator(part), node))
+    return outer
 
 
 def model_size(model: ir.Model) -> int:

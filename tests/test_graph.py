@@ -17,6 +17,7 @@ from edgeq import graph
 from edgeq.errors import ModelError, OutputError
 from edgeq.graph import (
     Names,
+    check_float,
     constant_array,
     feeds_for,
     fingerprint,
@@ -25,6 +26,7 @@ from edgeq.graph import (
     model_size,
     name_nodes,
     open_dims,
+    outer_nodes,
     output_infos,
     real_inputs,
     save_model,
@@ -262,3 +264,55 @@ def test_missing_feeds_are_named() -> None:
     assert caught.value.remedy == "name the arrays as the model's inputs"
     ((info, array),) = feeds_for(infos, {"x": weights(2, 8), "more": weights(1)})
     assert (info.name, array.shape) == ("x", (2, 8))
+
+
+# -- what cannot be quantized
+
+
+@pytest.mark.parametrize(
+    ("node", "named"),
+    [
+        ("y = MatMulNBits(x, w)", "1 MatMulNBits"),
+        ("q, s, z = DynamicQuantizeLinear(x) y = MatMulInteger(q, w)", "1 DynamicQuantizeLinear, 1 MatMulInteger"),
+        ("y = QLinearConv(x, w)", "1 QLinearConv"),
+        ("q = QuantizeLinear(x, w) y = DequantizeLinear(q, w)", "1 QuantizeLinear, 1 DequantizeLinear"),
+    ],
+)
+def test_a_model_that_is_quantized_already_is_refused(node: str, named: str) -> None:
+    text = f'<ir_version: 10, opset_import: ["": 21]> g (float[4] x, float[4] w) => (float[4] y) {{ {node} }}'
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    with pytest.raises(ModelError, match=f"already quantized: it holds {named}") as caught:
+        check_float(model)
+    assert "give the float model" in str(caught.value.remedy)
+
+
+def test_quantization_is_found_inside_branches() -> None:
+    body = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["x", "s"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "s"], ["z"]),
+        ],
+        "b",
+        [],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+    )
+    node = helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body)
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [4]) for n in "xs"]
+    inputs.append(helper.make_tensor_value_info("c", TensorProto.BOOL, []))
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])]
+    model = ir.from_proto(helper.make_model(helper.make_graph([node], "g", inputs, outputs)))
+    with pytest.raises(ModelError, match="2 QuantizeLinear, 2 DequantizeLinear"):
+        check_float(model)
+    assert set(outer_nodes(model).values()) == {model.graph.node(0)}
+    assert len(outer_nodes(model)) == 4
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(np.float16, "float16"), (np.float64, "float64")])
+def test_weights_of_another_type_are_refused(dtype: type, name: str) -> None:
+    model = parse("g (float[4] x) => (float[4] y) { y = Relu(x) }", b=weights(4))
+    check_float(model)
+    set_initializer(model, "w", weights(8, 8).astype(dtype))
+    with pytest.raises(ModelError, match=f"the weights are {name}, and edgeq quantizes float32 only"):
+        check_float(model)
+    set_initializer(model, "w32", weights(64, 64))
+    check_float(model)

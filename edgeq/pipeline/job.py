@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.errors import CalibrationError
-from edgeq.graph import TensorInfo, input_infos
+from edgeq.graph import TensorInfo, check_float, input_infos
 from edgeq.progress import Progress, Silent
 from edgeq.qtypes import QuantPlan, Scheme, TensorStats
 from edgeq.recipe import Preprocess
@@ -153,7 +153,12 @@ class Job:
         return calibrate(shaped, feed, layout.observed, channel_axis=axes, cache=self.cache, progress=self.progress)
 
     def plan(self, scheme: Scheme) -> tuple[ir.Model, QuantPlan]:
-        """The float graph in the target's form, and every decision about it."""
+        """The float graph in the target's form, and every decision about it.
+
+        Raises:
+            ModelError: the model is quantized already, or holds no float32 weights.
+        """
+        check_float(self.source.model)
         shaped = self.shaped(scheme)
         layout = self.layout(shaped, scheme)
         stats = self.statistics(shaped, layout)

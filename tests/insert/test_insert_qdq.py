@@ -12,6 +12,7 @@ from small_models import Chain, parse, quantized, samples, weights
 from edgeq.affine import fake_quantize, quantize
 from edgeq.errors import ModelError
 from edgeq.graph import constant_array
+from edgeq.metrics import sqnr_db
 from edgeq.qtypes import Decision, IntType, QParams, QuantPlan, Scheme, TensorSpec
 from edgeq.runtime import run_model
 from edgeq.stages.insert import insert_qdq
@@ -254,3 +255,34 @@ def test_an_empty_plan_changes_nothing() -> None:
     assert ir.to_proto(result).SerializeToString(deterministic=True) == ir.to_proto(model).SerializeToString(
         deterministic=True
     )
+
+
+BRANCHES = f"""g (float[1,3,8,8] x) => (float[1,8,8,8] y) {{
+    a = {CONV}(x, w)
+    m = ReduceMean<keepdims=0>(x)
+    c = Greater(m, zero)
+    b = If (c) <
+        then_branch = g1 () => (float[1,8,8,8] p) {{ p = {CONV}(a, w2) }},
+        else_branch = g2 () => (float[1,8,8,8] q) {{ h = {CONV}(a, w3) q = Relu(h) }}>
+    y = {CONV}(b, w4)
+}}"""
+
+
+@pytest.mark.parametrize("same_names", [False, True])
+def test_nodes_in_branches_stay_float_and_read_what_the_integer_kernel_gives(same_names: bool) -> None:
+    constants = {name: weights(8, 8, 3, 3, seed=seed) for seed, name in enumerate(("w2", "w3", "w4"))}
+    model = parse(BRANCHES, w=weights(8, 3, 3, 3), zero=np.float32(0), **constants)
+    if same_names:  # exporters number the nodes of each branch anew
+        for node in ir.traversal.RecursiveGraphIterator(model.graph):
+            if node.graph is not model.graph and node.op_type == "Conv":
+                node.name = "y"
+    chain = quantized(model)
+    kinds = chain.layout.kinds(chain.shaped)
+    assert [name for name in kinds if kinds[name][1] == "integer"] == ["a", "y"]
+    assert kinds["b"] == ("If", "float", "the 3 nodes inside If stay float")
+    branch = next(node for node in chain.model.graph if node.op_type == "If")
+    inside = [n for key in branch.attributes for n in branch.attributes[key].as_graph()]
+    assert [n.op_type for n in inside] == ["Conv", "Conv", "Relu"]
+    assert {n.inputs[0].producer().op_type for n in inside if n.op_type == "Conv"} == {"DequantizeLinear"}
+    for sample in chain.feed:
+        assert sqnr_db(run_model(model, sample)["y"], chain.run(sample)["y"]) > 25

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from edgeq.graph import constant_array
+from edgeq.graph import constant_array, outer_nodes
 from edgeq.qtypes import Scheme
 from edgeq.stages.choose.roles import is_float, roles_of
 from edgeq.target import Capability, TargetProfile
@@ -90,6 +90,7 @@ class _Search:
 
     def __init__(self, model: ir.Model, target: TargetProfile, scheme: Scheme) -> None:
         self.nodes = list(model.graph)
+        self.outer = outer_nodes(model)
         self.target = target
         self.scheme = scheme
         self.integer: dict[str, Capability] = {}
@@ -110,6 +111,9 @@ class _Search:
 
     def _capability(self, node: ir.Node) -> Capability | str:
         """The first capability that fits ``node``, or why there is none."""
+        inside = sum(outer is node for outer in self.outer.values())
+        if inside:
+            return f"the {inside} nodes inside {node.op_type} stay float"
         if node.domain not in ("", "ai.onnx"):
             return f"{self.target.name} has no integer kernel for {node.domain}::{node.op_type}"
         if not any(is_float(value) for value in node.inputs) or not is_float(node.outputs[0]):
@@ -212,10 +216,13 @@ class _Search:
         for value in self.data_inputs(node):
             if not self._leaves_integer(value):
                 return "an input is computed in float, so integers would only add conversions"
-        readers = [reader for value in self.outputs_of(node) for reader, _ in value.uses()]
-        if not any(str(reader.name) in self.integer for reader in readers):
+        if not any(reader in self.integer for value in self.outputs_of(node) for reader in self.readers(value)):
             return "no integer kernel reads its output"
         return None
+
+    def readers(self, value: ir.Value) -> list[str]:
+        """The nodes of the main graph that read ``value``, if only from inside one of their subgraphs."""
+        return [str(self.outer.get(reader, reader).name) for reader, _ in value.uses()]
 
     def _leaves_integer(self, value: ir.Value) -> bool:
         producer = value.producer()
@@ -251,8 +258,7 @@ class _Search:
             # Without a Q behind an absorbed Relu, ONNX Runtime fuses nothing at all (see docs/targets.md, traps).
             required = self.integer[name].output == "required" or name in self.absorbing
             for output in self.outputs_of(node):
-                readers = [str(reader.name) for reader, _ in output.uses()]
-                wanted = [reader for reader in readers if required or reader in quantizes]
+                wanted = [reader for reader in self.readers(output) if required or reader in quantizes]
                 if required or wanted:
                     produced.add(str(output.name))
                     activations.setdefault(str(output.name), {}).update(dict.fromkeys(wanted))

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from edgeq.affine import quantize
 from edgeq.errors import ModelError
-from edgeq.graph import Names, constant_array, set_initializer
+from edgeq.graph import Names, constant_array, outer_nodes, set_initializer
 from edgeq.qtypes import Decision, PerAxis, PerBlock, QParams, QuantPlan
 
 __all__ = ["insert_qdq"]
@@ -37,6 +37,7 @@ class _Performer:
         self.plan = plan
         self.names = Names(model)
         self.nodes = {str(node.name): node for node in model.graph}
+        self.outer = outer_nodes(model)
         self.restored: dict[str, ir.Value] = {}
         self.values: dict[str, ir.Value] = {str(value.name): value for value in model.graph.inputs}
         self.values.update(model.graph.initializers)
@@ -105,11 +106,11 @@ class _Performer:
         self._declare(restored, f"{name}_dequantized", value, np.dtype(np.float32))
         return [quantize_node, restore_node], restored
 
-    @staticmethod
-    def _reconnect(node: ir.Node, old: ir.Value, new: ir.Value) -> None:
-        for position, operand in enumerate(node.inputs):
-            if operand is old:
-                node.replace_input_with(position, new)
+    def _reconnect(self, node: ir.Node, old: ir.Value, new: ir.Value) -> None:
+        """Let ``node``, and what is inside its subgraphs, read ``new`` in place of ``old``."""
+        for reader, position in list(old.uses()):
+            if self.outer.get(reader, reader) is node:
+                reader.replace_input_with(position, new)
 
     def _is_float_output(self, decision: Decision) -> bool:
         """A tensor that float code computes stays the model's output as it is."""

@@ -74,7 +74,13 @@ def _guard_bias(model: ir.Model, node: ir.Node, names: Names, *, to_gemm: bool) 
     add = uses[0][0]
     bias = next((value for value in add.inputs if value is not output), None)
     array = constant_array(bias)
-    if add.op_type != "Add" or array is None or bias is None or array.size != weight.shape[1]:
+    if (
+        add.op_type != "Add"
+        or add.graph is not node.graph
+        or array is None
+        or bias is None
+        or array.size != weight.shape[1]
+    ):
         return
     rank = len(output.shape)
     if array.ndim < 1 or array.shape[-1] != array.size or array.ndim > rank:
