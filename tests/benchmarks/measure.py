@@ -15,10 +15,14 @@ QUANTIZERS = Path(__file__).with_name("quantizers.py")
 
 @dataclass(frozen=True)
 class Cost:
-    """CPU seconds (user and system, imports included) and peak resident memory in MB (10^6 bytes) of one process."""
+    """CPU seconds (user and system, imports included) and peak resident memory in MB (10^6 bytes) of one process.
+
+    ``prepare_s`` are CPU seconds of preparation, which are not in ``cpu_s``.
+    """
 
     cpu_s: float
     peak_mb: float
+    prepare_s: float = 0.0
 
 
 def quantize(method: str, model: Path, output: Path, recipe: Path, *, cache: Path, repeats: int = 1) -> Cost:
@@ -30,7 +34,8 @@ def quantize(method: str, model: Path, output: Path, recipe: Path, *, cache: Pat
         RuntimeError: the process failed; the text is the end of what it said.
     """
     costs = [_run([method, str(model), str(output), str(recipe)], cache) for _ in range(repeats)]
-    return Cost(round(median(c.cpu_s for c in costs), 2), round(median(c.peak_mb for c in costs)))
+    cpu_s, prepare_s = (round(median(getattr(c, name) for c in costs), 2) for name in ("cpu_s", "prepare_s"))
+    return Cost(cpu_s, round(median(c.peak_mb for c in costs)), prepare_s)
 
 
 def compile_imports(cache: Path) -> None:
@@ -52,4 +57,5 @@ def _run(arguments: list[str], cache: Path) -> Cost:
     lines = said.read_text(errors="replace").strip().splitlines()
     if process.returncode:
         raise RuntimeError(f"{' '.join(arguments)} ended with {process.returncode}:\n" + "\n".join(lines[-8:]))
-    return Cost(usage.ru_utime + usage.ru_stime, json.loads(lines[-1])["peak_mb"])
+    answer = json.loads(lines[-1])
+    return Cost(usage.ru_utime + usage.ru_stime - answer["prepare_s"], answer["peak_mb"], answer["prepare_s"])
