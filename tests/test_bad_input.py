@@ -382,7 +382,7 @@ def test_a_fault_of_our_own_is_told_as_one(desk: Desk, monkeypatch: pytest.Monke
     def broken(self: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("edgeq.job.Data.check", broken)
+    monkeypatch.setattr("edgeq.request.Data.check", broken)
     found = desk.export()
     assert found.code == 1
     assert "Error: edgeq failed unexpectedly: ZeroDivisionError: division by zero" in found.err

@@ -67,7 +67,7 @@ def write(tmp_path: Path):
 
 @pytest.mark.parametrize("name", target_names())
 def test_every_shipped_profile_is_sound(name: str) -> None:
-    from edgeq.job import parse_scheme
+    from edgeq.request import parse_scheme
 
     target = load_target(name)
     assert target.name == name
