@@ -226,9 +226,19 @@ def test_run_validates(bundle: Path, folder: Path, model: Path) -> None:
     report = Report.from_json(written)
     assert report.contract is not None
     assert report.contract.met
-    assert report.latency is not None
-    assert report.latency.float_model is not None
+    assert (report.latency is not None) is load_target("android").verification.latency_here
+    assert report.memory is not None
+    assert report.float_memory is not None
     assert (folder / "validation" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_run_measures_latency_on_machines_of_the_targets_kind(folder: Path, model: Path, data: Path) -> None:
+    target = "linux-x64" if load_target("linux-x64").verification.latency_here else "linux-arm64"
+    assert edgeq("export", model, "-t", target, "-c", data, "-o", folder / "own", "--no-measure").code == 0
+    found = edgeq("run", folder / "own", "--reference", model, "--json")
+    latency = json.loads(found.out)["latency"]
+    assert latency["quantized"]["p50_ms"] > 0
+    assert latency["float_model"]["p50_ms"] > 0
 
 
 def test_run_as_json(bundle: Path) -> None:

@@ -6,19 +6,16 @@ import os
 from pathlib import Path
 
 from edgeq.bundle import read_bundle
-from edgeq.errors import ContractError
+from edgeq.errors import ConfigError, ContractError
 from edgeq.output import atomic_folder, check_free
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.judge import Attempt, attempt
 from edgeq.pipeline.publish import publish
 from edgeq.report import Report
-from edgeq.request import (
-    Exported,
-    Limits,
-    broken_contract,
-)
+from edgeq.request import Exported, Limits, broken_contract
 from edgeq.stages.package import write_report
 from edgeq.stages.run.validate import validate
+from edgeq.target import load_target
 
 __all__ = ["export", "validate_bundle"]
 
@@ -60,7 +57,14 @@ def validate_bundle(
 ) -> Report:
     """Run a bundle on this machine; see ``edgeq.run``."""
     bundle = read_bundle(path)
-    report = validate(bundle, reference=reference, threads=threads, tolerance_db=tolerance_db)
+    try:
+        verification = load_target(bundle.manifest.target).verification
+        latency, memory = verification.latency_here, verification.accuracy == "provider"
+    except ConfigError:  # a target of the user's own, known by its file only
+        latency = memory = True
+    report = validate(
+        bundle, reference=reference, threads=threads, tolerance_db=tolerance_db, latency=latency, memory=memory
+    )
     if report_folder is not None:
         Path(report_folder).mkdir(parents=True, exist_ok=True)
         write_report(Path(report_folder), report, bundle.manifest)

@@ -53,13 +53,13 @@ def test_outputs_farther_off_than_the_manifest_allows_are_an_error(tmp_path):
     with pytest.raises(
         ValidationError, match=r"'y' reaches an SQNR of 14\.0 dB, but the manifest says 20\.0 dB \(tolerance 3 dB\)"
     ):
-        validate(bundle, measure=False)
-    assert validate(bundle, measure=False, tolerance_db=7).contract.met
+        validate(bundle, latency=False, memory=False)
+    assert validate(bundle, latency=False, memory=False, tolerance_db=7).contract.met
 
 
 def test_another_provider_than_the_targets_is_said_and_not_judged(tmp_path):
     coreml = Provider(name="CoreMLExecutionProvider", package="onnxruntime", version=">=1.24")
-    report = validate(_bundle(tmp_path / "b", factor=0.8, provider=coreml), measure=False)
+    report = validate(_bundle(tmp_path / "b", factor=0.8, provider=coreml), latency=False, memory=False)
     assert "Run on the CPU instead of CoreMLExecutionProvider" in report.notes[0]
     assert not report.contract.met
     assert {place.provider for place in report.placement} == {"CPUExecutionProvider"}

@@ -35,7 +35,8 @@ def validate(
     reference: ir.Model | str | os.PathLike[str] | None = None,
     threads: int = 1,
     tolerance_db: float = 3.0,
-    measure: bool = True,
+    latency: bool = True,
+    memory: bool = True,
     seconds: float = 3.0,
 ) -> Report:
     """Run a bundle's samples on this machine and report; ``read_bundle`` has checked its files already.
@@ -49,7 +50,8 @@ def validate(
         reference: The float model, to compare latency and memory with.
         threads: Intra-op threads, 0 for all cores.
         tolerance_db: How far an output's SQNR may stay behind the manifest's.
-        measure: Measure latency and memory too.
+        latency: Measure latency, too: it says something only on machines of the target's kind.
+        memory: Measure memory, too: an emulator's says nothing of the chip's.
         seconds: How long each model runs while its latency is measured.
 
     Raises:
@@ -98,7 +100,10 @@ def validate(
     )
     placement = read_placement(bundle.model, provider, threads=threads)
     report = msgspec.structs.replace(report, placement=placement.nodes, findings=placement.findings)
-    return _measured(report, bundle, reference, inputs[0], provider, threads, seconds) if measure else report
+    if latency:
+        found = compare_latency(bundle.model, reference, inputs[0], provider=provider, threads=threads, seconds=seconds)
+        report = msgspec.structs.replace(report, latency=found)
+    return _with_memory(report, bundle, reference, inputs[0], provider, threads) if memory else report
 
 
 def load_samples(
@@ -180,18 +185,16 @@ def _check(
     return Contract(clauses=tuple(clauses), met=all(clause.met for clause in clauses))
 
 
-def _measured(
+def _with_memory(
     report: Report,
     bundle: Bundle,
     reference: ir.Model | str | os.PathLike[str] | None,
     inputs: Mapping[str, np.ndarray],
     provider: Provider | None,
     threads: int,
-    seconds: float,
 ) -> Report:
-    latency = compare_latency(bundle.model, reference, inputs, provider=provider, threads=threads, seconds=seconds)
     memory = measure_memory(bundle.model, inputs, provider=provider, threads=threads)
     float_memory = None
     if isinstance(reference, (str, os.PathLike)):
         float_memory = measure_memory(reference, inputs, threads=threads)
-    return msgspec.structs.replace(report, latency=latency, memory=memory, float_memory=float_memory)
+    return msgspec.structs.replace(report, memory=memory, float_memory=float_memory)
