@@ -219,17 +219,39 @@ def model_size(model: ir.Model) -> int:
 
 
 def fingerprint(model: ir.Model) -> str:
-    """sha256 of the graph and its weights: equal for equal models, whatever file they came from."""
+    """sha256 of the graph and its weights, subgraphs too: equal for equal models, whatever file they came from."""
     digest = hashlib.sha256()
-    for value in model.graph.initializers.values():
-        digest.update(f"{value.name}:{value.dtype}:{value.shape}".encode())
-        if value.const_value is not None:
-            digest.update(value.const_value.tobytes())
-    for node in model.graph:
-        attributes = sorted(f"{key}={attribute.value}" for key, attribute in node.attributes.items())
-        names = [v.name if v is not None else "" for v in (*node.inputs, *node.outputs)]
-        digest.update(f"{node.domain}:{node.op_type}:{names}:{attributes}".encode())
+    parts: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for part in parts:
+        _digest(digest, part)
     return digest.hexdigest()
+
+
+def _digest(digest: hashlib._Hash, part: ir.Graph | ir.Function) -> None:
+    digest.update(f"{[v.name for v in part.inputs]} -> {[v.name for v in part.outputs]}".encode())
+    if isinstance(part, ir.Graph):
+        for value in part.initializers.values():
+            digest.update(f"{value.name}:{value.dtype}:{value.shape}".encode())
+            if value.const_value is not None:
+                digest.update(value.const_value.tobytes())
+    for node in part:
+        names = [v.name if v is not None else "" for v in (*node.inputs, *node.outputs)]
+        digest.update(f"{node.domain}:{node.op_type}:{names}".encode())
+        for key, attribute in sorted(node.attributes.items()):
+            digest.update(f"{key}={attribute.type}".encode())
+            # The text of a tensor or graph leaves out its numbers, and tells where it lies in memory.
+            if attribute.is_ref():
+                digest.update(f"{attribute.ref_attr_name}".encode())
+            elif attribute.type == ir.AttributeType.TENSOR:
+                tensor = attribute.as_tensor()
+                digest.update(f"{tensor.dtype}:{tensor.shape}".encode() + tensor.tobytes())
+            elif attribute.type == ir.AttributeType.GRAPH:
+                _digest(digest, attribute.as_graph())
+            elif attribute.type == ir.AttributeType.GRAPHS:
+                for graph in attribute.as_graphs():
+                    _digest(digest, graph)
+            else:
+                digest.update(f"{attribute.value}".encode())
 
 
 def open_dims(model: ir.Model) -> None:

@@ -240,6 +240,44 @@ def test_fingerprint_sees_what_matters() -> None:
     assert fingerprint(attribute) != fingerprint(other)
 
 
+@pytest.mark.parametrize("attribute", [False, True], ids=["an initializer", "a Constant"])
+def test_fingerprint_sees_the_weights_inside_subgraphs(attribute: bool) -> None:
+    def branching(number: float) -> ir.Model:
+        held = numpy_helper.from_array(np.full(3000, number, np.float32), "k")
+        constant = [helper.make_node("Constant", [], ["k"], value=held)] if attribute else []
+        branches = {
+            "then_branch": helper.make_graph(
+                [*constant, helper.make_node("Add", ["x", "k"], ["a"])],
+                "then",
+                [],
+                [helper.make_tensor_value_info("a", TensorProto.FLOAT, [3000])],
+                [] if attribute else [held],
+            ),
+            "else_branch": helper.make_graph(
+                [helper.make_node("Identity", ["x"], ["b"])],
+                "else",
+                [],
+                [helper.make_tensor_value_info("b", TensorProto.FLOAT, [3000])],
+            ),
+        }
+        return ir.from_proto(
+            helper.make_model(
+                helper.make_graph(
+                    [helper.make_node("If", ["c"], ["y"], **branches)],
+                    "g",
+                    [
+                        helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+                        helper.make_tensor_value_info("x", TensorProto.FLOAT, [3000]),
+                    ],
+                    [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3000])],
+                )
+            )
+        )
+
+    assert fingerprint(branching(1)) == fingerprint(branching(1))
+    assert fingerprint(branching(1)) != fingerprint(branching(2))
+
+
 # -- the interface
 
 
