@@ -379,6 +379,18 @@ def test_means_are_not_carried_over_data_movement() -> None:
     assert set(chain.plan.weights) == {"a/bias", "y/bias"}
 
 
+def test_means_of_another_axis_are_not_taken() -> None:
+    """Conv counts channels along axis 1, MatMul along the last: a tensor that both read has means of one of them."""
+    model = parse(
+        "g (float[1,8,8] x) => (float y, float z) { y = Conv(x, w) z = MatMul(x, m) }",
+        w=weights(4, 8, 1),
+        m=weights(8, 8),
+    )
+    chain = quantized(model)
+    assert chain.stats["x"].channel_axis == 2
+    assert not chain.plan.weights
+
+
 def test_bias_correction_can_be_turned_off() -> None:
     assert quantized(two_convs()).plan.weights
     assert not quantized(two_convs(), bias_correction=False).plan.weights

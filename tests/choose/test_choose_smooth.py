@@ -60,6 +60,22 @@ def parse_matmul() -> ir.Model:
     return parse(f"g (float[1, 16, {K}] x) => (float[1, 16, {N}] y) {{ h = Gelu(x) y = MatMul(h, w) }}", w=weight())
 
 
+@pytest.mark.parametrize("length", [8, K])
+def test_channels_of_another_axis_are_left_alone(length: int) -> None:
+    """A Conv reads the same tensor, so its extrema are those of axis 1, and MatMul's channels are the last axis."""
+    model = parse(
+        f"g (float[1, {length}, {K}] x) => (float y, float z) {{ h = Gelu(x) y = MatMul(h, w) z = Conv(h, k) }}",
+        w=weight(),
+        k=np.ones((4, length, 1), np.float32),
+    )
+    rows = RNG.normal(size=(12, 1, length, K)).astype(np.float32)
+    rows[:, :, 5] *= 60
+    samples = [{"x": sample} for sample in rows]
+    layout, stats = _stats(model, samples)
+    assert stats["h"].channel_axis == 1
+    assert smooth(model, layout, stats)[1] == ()
+
+
 def _stats(model: ir.Model, samples: list[dict[str, np.ndarray]]):
     layout = find_layout(model, load_target("linux-x64"), Scheme.parse("w8a8"))
     feed = load_feed(samples, input_infos(model))

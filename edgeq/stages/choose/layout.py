@@ -6,6 +6,7 @@ calibration, so that only tensors which need statistics are observed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -91,6 +92,7 @@ class _Search:
     def __init__(self, model: ir.Model, target: TargetProfile, scheme: Scheme) -> None:
         self.nodes = list(model.graph)
         self.outer = outer_nodes(model)
+        self.inside = Counter(self.outer.values())
         self.target = target
         self.scheme = scheme
         self.integer: dict[str, Capability] = {}
@@ -111,7 +113,7 @@ class _Search:
 
     def _capability(self, node: ir.Node) -> Capability | str:
         """The first capability that fits ``node``, or why there is none."""
-        inside = sum(outer is node for outer in self.outer.values())
+        inside = self.inside[node]
         if inside:
             return f"the {inside} nodes inside {node.op_type} stay float"
         if node.domain not in ("", "ai.onnx"):

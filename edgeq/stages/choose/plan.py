@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
@@ -152,16 +153,19 @@ class _Planner:
         return IntType.parse(name)
 
     def _fixed_range(self, tensor: str) -> tuple[tuple[float, float] | None, str]:
-        for node in self.model.graph:
-            if any(output.name == tensor for output in node.outputs):
-                found = self.target.fixed_range(node.op_type)
-                if found is None:
-                    break
-                low, high = found
-                # The end is exclusive: 8-bit Softmax has the scale 1/256, as kernels expect it.
-                bits = self.layout.scheme.activation_bits or 8
-                return (low, high - (high - low) / 2**bits), node.op_type
-        return None, ""
+        op_type = self.makers.get(tensor, "")
+        found = self.target.fixed_range(op_type)
+        if found is None:
+            return None, ""
+        low, high = found
+        # The end is exclusive: 8-bit Softmax has the scale 1/256, as kernels expect it.
+        bits = self.layout.scheme.activation_bits or 8
+        return (low, high - (high - low) / 2**bits), op_type
+
+    @cached_property
+    def makers(self) -> dict[str, str]:
+        """The operator that computes each tensor."""
+        return {str(output.name): node.op_type for node in self.model.graph for output in node.outputs}
 
     # -- constants
 
@@ -220,7 +224,8 @@ class _Planner:
         # Data that moved, say through MaxPool, shares a scale with its owner, but not the channels' means.
         data = "" if node.inputs[0] is None else str(node.inputs[0].name)
         seen = self.stats.get(data) if self.layout.owner.get(data) == data else None
-        mean = None if seen is None else seen.channel_mean
+        # A MatMul may read the same tensor, and the means then be those of its last axis.
+        mean = None if seen is None or seen.channel_axis != 1 else seen.channel_mean
         if not self.bias_correction or mean is None or (bias is not None and array is None):
             return array
         error = fake_quantize(weight, qparams) - weight

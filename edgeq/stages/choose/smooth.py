@@ -57,6 +57,9 @@ def smooth(model: ir.Model, layout: Layout, stats: Mapping[str, TensorStats]) ->
         norm = _foldable_norm(value, group)
         if seen is None or seen.channel_lo is None or seen.channel_hi is None:
             continue
+        # A Conv may read the same tensor, and the extrema then be those of its axis 1.
+        if value.shape is None or seen.channel_axis != len(value.shape) - 1:
+            continue
         if norm is None and str(value.name) in layout.produced:
             continue
         strength, gain, scale = _best(seen, _rows(group), layout)
