@@ -24,6 +24,7 @@ from edgeq.qtypes import (
     TensorStats,
 )
 from edgeq.stages.choose.bias import bias_decision, bias_name, corrected_bias
+from edgeq.stages.choose.dead_zones import live_range
 from edgeq.stages.choose.layout import Layout
 from edgeq.stages.choose.ranges import RANGE_METHODS
 from edgeq.stages.choose.roles import channel_axis, is_float, roles_of
@@ -72,6 +73,10 @@ class _Planner:
     nodes: dict[str, tuple[str, str]] = field(default_factory=dict)
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     demoted: dict[str, str] = field(default_factory=dict)
+    values: dict[str, ir.Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.values = {str(output.name): output for node in self.model.graph for output in node.outputs}
 
     def plan(self) -> QuantPlan:
         if not self.layout.scheme.weight_only:
@@ -136,11 +141,21 @@ class _Planner:
                 return
             low, high = RANGE_METHODS[self.range_method](seen, spec)
             rule = f"{self.range_method} range"
+            least, most = self._live_range(owner)
+            if low < least or high > most:
+                low, high = max(low, least), min(high, most)
+                rule += f", cut to {low:.3g} .. {high:.3g}: what reads it is constant beyond"
         if high - low < self.target.activations.min_range:
             high = low + self.target.activations.min_range
         qparams = range_to_qparams(low, high, spec)
         self.activations[tensor] = qparams
         self.decisions.append(Decision(tensor, "activation", readers, rule, qparams))
+
+    def _live_range(self, tensor: str) -> tuple[float, float]:
+        """Where the readers of a tensor look; everywhere, if other tensors share its scale."""
+        value = self.values.get(tensor)
+        shared = any(owner == tensor and name != tensor for name, owner in self.layout.owner.items())
+        return (-np.inf, np.inf) if value is None or shared else live_range(value)
 
     def _activation_type(self) -> IntType:
         bits = str(self.layout.scheme.activation_bits)

@@ -10,13 +10,15 @@ import onnx_ir as ir
 from edgeq.graph import constant_array
 from edgeq.stages.prep.rewrite import NodePass, add_initializer, is_node, opset, replace, sole_consumer
 
-__all__ = ["MergeClips"]
+__all__ = ["Interval", "MergeClips", "interval", "number"]
 
 _BOUNDING = ("Relu", "Clip", "Min", "Max")
 
 
 @dataclass(frozen=True)
-class _Interval:
+class Interval:
+    """``source`` limited to ``lo`` .. ``hi``, one number each."""
+
     source: ir.Value
     lo: float
     hi: float
@@ -32,13 +34,13 @@ class MergeClips(NodePass):
     ops = frozenset(_BOUNDING)
 
     def rewrite(self, node: ir.Node) -> bool:
-        outer = _interval(node)
+        outer = interval(node)
         if outer is None or opset(node) < 11:
             return False
         before = outer.source.producer()
         inner = None
         if before is not None and is_node(before, *_BOUNDING) and sole_consumer(outer.source) is node:
-            inner = _interval(before)
+            inner = interval(before)
         if inner is None:
             if (outer.lo, outer.hi) != (0.0, np.inf) or node.op_type == "Relu":
                 return False
@@ -59,7 +61,7 @@ class MergeClips(NodePass):
         return True
 
 
-def _interval(node: ir.Node) -> _Interval | None:
+def interval(node: ir.Node) -> Interval | None:
     """The source and the bounds of a node that limits a float tensor to an interval."""
     lo, hi = -np.inf, np.inf
     source = node.inputs[0]
@@ -68,7 +70,7 @@ def _interval(node: ir.Node) -> _Interval | None:
     elif node.op_type == "Clip":
         if len(node.inputs) == 1 and not node.attributes:
             return None
-        bounds = [_number(value) if value is not None else None for value in (*node.inputs[1:], None, None)[:2]]
+        bounds = [number(value) if value is not None else None for value in (*node.inputs[1:], None, None)[:2]]
         if any(value is not None and bound is None for value, bound in zip(node.inputs[1:], bounds, strict=False)):
             return None
         lo = lo if bounds[0] is None else bounds[0]
@@ -76,7 +78,7 @@ def _interval(node: ir.Node) -> _Interval | None:
     else:
         if len(node.inputs) != 2:
             return None
-        first, second = (_number(value) for value in node.inputs)
+        first, second = (number(value) for value in node.inputs)
         bound = second if second is not None else first
         source = node.inputs[0] if second is not None else node.inputs[1]
         if bound is None or not _keeps_rank(node, source):
@@ -84,10 +86,11 @@ def _interval(node: ir.Node) -> _Interval | None:
         lo, hi = (bound, hi) if node.op_type == "Max" else (lo, bound)
     if source is None or source.dtype is None or not source.dtype.is_floating_point() or lo > hi:
         return None
-    return _Interval(source, lo, hi)
+    return Interval(source, lo, hi)
 
 
-def _number(value: ir.Value | None) -> float | None:
+def number(value: ir.Value | None) -> float | None:
+    """The one number that ``value`` holds, if it is such a constant."""
     array = constant_array(value)
     return float(array.reshape(())) if array is not None and array.size == 1 and not np.isnan(array).any() else None
 

@@ -26,6 +26,7 @@ from edgeq.stages.prep.remove_unused import RemoveUnused
 from edgeq.stages.prep.resolve_casts import ResolveCasts
 from edgeq.stages.prep.rewrite import PrepPass
 from edgeq.stages.prep.transpose_weights import TransposeWeights
+from edgeq.stages.prep.use_hard_sigmoid import UseHardSigmoid
 
 __all__ = ["PREP_PASSES"]
 
@@ -46,6 +47,7 @@ PREP_PASSES: tuple[PrepPass, ...] = (
     MergeClips(),
     FoldPads(),
     FoldBatchNorm(),
+    UseHardSigmoid(),
     FoldAffine(),
     TransposeWeights(),
     UseGlobalAveragePool(),
