@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,15 +13,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.errors import CalibrationError
+from edgeq.errors import CalibrationError, ModelError
 from edgeq.graph import TensorInfo, check_float, input_infos
 from edgeq.progress import Progress, Silent
 from edgeq.qtypes import QuantPlan, Scheme, TensorStats
 from edgeq.recipe import Preprocess
-from edgeq.request import (
-    Data,
-    parse_scheme,
-)
+from edgeq.request import Data, parse_scheme
 from edgeq.source import Source
 from edgeq.stages.calibrate.feeds import Feed, load_feed, split_feed
 from edgeq.stages.calibrate.observe import calibrate
@@ -183,6 +181,21 @@ class Job:
     def quantize(self, scheme: Scheme) -> tuple[ir.Model, QuantPlan, ir.Model]:
         """The float graph in the target's form, the plan, and the finished QDQ model."""
         shaped, chosen = self.plan(scheme)
+        _check_worth(chosen)
         model = finish(insert_qdq(shaped, chosen), self.target, scheme)
         verify_qdq(model)
         return shaped, chosen, model
+
+
+def _check_worth(plan: QuantPlan) -> None:
+    """Raise ModelError for a plan that quantizes nothing: its package would be the float model."""
+    if any(decision.qparams is not None for decision in plan):
+        return
+    reasons = Counter(why for kind, why in plan.nodes.values() if kind == "float")
+    del reasons["works on integers already"]
+    said = "; ".join(why for why, _ in reasons.most_common(3)) or "it holds no node that computes in floats"
+    raise ModelError(
+        f"nothing in this model can be quantized for {plan.target} in {plan.scheme.name}: {said}",
+        remedy="see `edgeq inspect SOURCE --target TARGET` for every node; where If or Loop holds the layers, "
+        "export the model without them",
+    )

@@ -204,3 +204,14 @@ def test_refusals_without_types_keep_the_providers_words():
     )
     assert parse_refusals(log).nodes == {7: "refused by the provider: Unsupported op"}
     assert parse_refusals("") == parse_refusals("nothing of interest\n")
+
+
+def test_a_heavy_node_that_was_to_stay_float_is_no_error(build):
+    x = build.qdq("x")
+    build.add("Conv", [x, build.weight("w", (4, 3, 1, 1))], "conv")
+    build.add("ConvTranspose", [build.qdq("conv"), build.const("k", np.ones((4, 2, 2, 2), np.float32))], "up")
+    model = build.model((1, 3, 8, 8), {"up": (1, 2, 9, 9)})
+    assert _errors(read_placement(model))  # nobody planned that
+    planned = read_placement(model, expected={"up": ("float", "no integer kernel for ConvTranspose")})
+    assert not _errors(planned)
+    assert any("no integer kernel for ConvTranspose" in finding.text for finding in planned.findings)
