@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from edgeq.report import Machine
 
-__all__ = ["describe_machine"]
+__all__ = ["describe_machine", "usable_cores"]
 
 _ISA = {
     "avx2": "AVX2",
@@ -35,11 +35,18 @@ def describe_machine() -> Machine:
         cpu=facts.get("model name") or facts.get("Model") or platform.processor() or architecture,
         architecture=architecture,
         isa=tuple(name for flag, name in _ISA.items() if flag in flags),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
         os=f"{platform.system()} {platform.release().split('-')[0]}",
         python=platform.python_version(),
         onnxruntime=ort.__version__,
     )
+
+
+def usable_cores() -> int:
+    """The cores that this process may use; where the system does not tell (macOS, Windows), all there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _cpuinfo() -> dict[str, str]:

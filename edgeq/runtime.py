@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edgeq.errors import ModelError, ProviderError
+from edgeq.machine import usable_cores
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -52,7 +53,7 @@ def session_options(
     model computes in float between its Q/DQ pairs.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or usable_cores()
     # A failure is raised as an exception with the same text: its line on stderr would be a second one.
     options.log_severity_level = _FATAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

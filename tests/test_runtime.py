@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from small_models import parse, weights
 
 from edgeq import graph
 from edgeq.errors import ModelError, ProviderError
+from edgeq.machine import describe_machine
 from edgeq.runtime import check_available, open_session, run_model, session_options
 from edgeq.target import Provider
 
@@ -26,6 +29,14 @@ def test_run_model_gives_outputs_by_name() -> None:
     assert list(out) == ["y", "z"]
     np.testing.assert_allclose(out["y"], x @ weights(8, 4), rtol=1e-5, atol=1e-6)
     assert list(run_model(linear(), {"x": x}, outputs=["z"])) == ["z"]
+
+
+def test_threads_without_the_systems_word_on_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS and Windows have no ``sched_getaffinity``."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert session_options().intra_op_num_threads == describe_machine().cores == 3
+    assert session_options(threads=2).intra_op_num_threads == 2
 
 
 def test_a_large_model_goes_through_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
