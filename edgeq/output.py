@@ -17,6 +17,10 @@ __all__ = ["atomic_file", "atomic_folder", "check_free"]
 def check_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Raise OutputError unless a bundle may be written at ``path``: before an hour's work, not after it."""
     path = Path(path)
+    if path.name in ("", ".."):
+        raise OutputError(
+            "the output has no name of its own", where=str(path), remedy="give --output a folder, such as out/model"
+        )
     if path.exists() and not overwrite:
         raise OutputError("the output exists already", where=str(path), remedy="give another --output, or --overwrite")
     if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / "manifest.json").exists())):

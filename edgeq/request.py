@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ __all__ = [
     "parse_scheme",
     "parse_shapes",
     "planned_placement",
+    "shortfall",
 ]
 
 Kind = Literal["integer", "moves data", "float", "fused"]
@@ -134,6 +136,19 @@ def broken_contract(report: Report, path: Path) -> tuple[str, str, str]:
         what += f" (primary metric: {report.primary})"
     remedy = "look at the report for the layers that lose most; relax the limit, or give more calibration data"
     return what, f"the best result is in {path}", remedy
+
+
+def shortfall(contract: Contract | None) -> float:
+    """By how much the limits are missed, each in parts of what was asked, added up; 0.0 where none is missed.
+
+    A limit of 0 has no parts: it counts in its own unit. What was not measured is missed by infinity.
+    """
+    missed = [clause for clause in contract.clauses if not clause.met] if contract is not None else []
+    parts = (
+        float("inf") if c.measured is None or math.isnan(c.measured) else abs(c.measured - c.asked) / abs(c.asked or 1)
+        for c in missed
+    )
+    return sum(parts, 0.0)
 
 
 def _in_words(value: float | None, unit: str) -> str:

@@ -484,7 +484,7 @@ def test_a_disk_that_really_is_full(desk: Desk) -> None:
     ],
 )
 def test_a_contract_that_is_not_met(desk: Desk, option: str, value: str, what: str) -> None:
-    found = desk.export(None, None, option, value)
+    found = desk.export(None, None, option, value, "-p", "w8a8")
     assert found.code == 7
     assert found.out == ""
     assert f"the contract is not met with w8a8 on android: {what}" in found.err
@@ -510,6 +510,24 @@ def test_a_second_miss_replaces_the_first(desk: Desk) -> None:
     assert desk.export(None, None, "--min-sqnr", "90").code == 7
     assert desk.export(None, None, "--min-sqnr", "95").code == 7
     assert desk.left == {"bundle.not-met"}
+
+
+def test_of_several_that_miss_the_best_for_the_limit_is_kept(desk: Desk) -> None:
+    """w8 loses least, but w4 is smaller: it is the best where the size is what is missed."""
+    found = desk.export(None, None, "--max-size", "1kB")
+    assert found.code == 7
+    assert "not met with w4_b32" in found.err
+
+
+def test_a_miss_does_not_replace_what_is_no_bundle(desk: Desk) -> None:
+    kept = desk.output.with_name("bundle.not-met")
+    kept.mkdir(parents=True)
+    (kept / "notes.txt").write_text("dear")
+    found = desk.export(None, None, "--min-sqnr", "90")
+    assert found.code == 8
+    assert "is not an edgeq bundle" in found.err
+    assert f"where: {kept}" in found.err
+    assert "calibrate" not in found.err  # said before the work, not after it
 
 
 # -- bundles

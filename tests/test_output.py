@@ -97,6 +97,15 @@ def test_overwrite_never_removes_what_is_no_bundle(tmp_path: Path) -> None:
     assert (photos / "a.jpg").read_text() == (tmp_path / "file").read_text() == "dear"
 
 
+@pytest.mark.parametrize("name", [".", "..", "out/..", "/"])
+def test_an_output_needs_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A folder cannot take the place of the one that the program runs in."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="the output has no name of its own") as caught:
+        check_free(name, overwrite=True)
+    assert "--output" in str(caught.value.remedy)
+
+
 def test_a_free_path_is_free(tmp_path: Path) -> None:
     check_free(tmp_path / "new")
     check_free(tmp_path / "new", overwrite=True)

@@ -19,6 +19,7 @@ from edgeq.request import (
     parse_scheme,
     parse_shapes,
     planned_placement,
+    shortfall,
 )
 from edgeq.target import load_target
 
@@ -65,6 +66,22 @@ def test_a_contract_is_met_or_not(limits: Limits, measured: Measured, met: bool)
     contract = limits.judge(measured, SIZE)
     assert contract is not None
     assert contract.met is met
+
+
+def test_the_best_of_those_that_miss_is_the_one_that_misses_least() -> None:
+    def missed(limits: Limits, measured: Measured, size: Size = SIZE) -> float:
+        return shortfall(limits.judge(measured, size))
+
+    assert shortfall(None) == missed(Limits(0.5, 30, 5_000_000), Measured(0.5, 30.0)) == 0
+    assert missed(Limits(max_drop=0.5), Measured(0.75)) == pytest.approx(0.5)
+    assert missed(Limits(max_drop=0.0), Measured(0.75)) == pytest.approx(0.75)
+    assert missed(Limits(max_drop=0.5), Measured(float("nan"))) == float("inf")
+    assert missed(Limits(min_sqnr_db=30), Measured(0, None)) == float("inf")
+    assert missed(Limits(0.5, 30), Measured(0.75, 15.0)) == pytest.approx(1.0)
+    # Where only the size is too large, the smaller package is the better one, although it loses more.
+    small = Size(quantized_bytes=3_000_000, float_bytes=20_000_000)
+    limits = Limits(max_size_bytes=2_000_000)
+    assert missed(limits, Measured(1.0), small) < missed(limits, Measured(0.1), SIZE)
 
 
 def test_a_broken_contract_says_by_how_much() -> None:

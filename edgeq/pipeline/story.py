@@ -12,7 +12,7 @@ from edgeq.pipeline.job import Job
 from edgeq.pipeline.judge import Attempt, attempt
 from edgeq.pipeline.publish import publish
 from edgeq.report import Report
-from edgeq.request import Exported, Limits, broken_contract
+from edgeq.request import Exported, Limits, broken_contract, shortfall
 from edgeq.stages.package import write_report
 from edgeq.stages.run.validate import validate
 from edgeq.target import load_target
@@ -29,16 +29,19 @@ def export(job: Job, *, output: str | os.PathLike[str] | None, limits: Limits, o
     """
     path = Path(output) if output is not None else Path(f"{job.source.name}-{job.target.name}")
     check_free(path, overwrite=overwrite)
+    not_met = path.with_name(f"{path.name}.not-met")
+    if limits != Limits():
+        check_free(not_met, overwrite=True)
     job.data.check()
     attempts: list[Attempt] = []
     for scheme in job.schemes:
         attempts.append(attempt(job, scheme, limits))
         if attempts[-1].acceptable:
             break
-    best = min(attempts, key=lambda a: (not a.acceptable, not a.met, a.evaluation.drop))
+    best = min(attempts, key=lambda a: (not a.acceptable, shortfall(a.contract), a.evaluation.drop))
     rejected = [other for other in attempts if other is not best]
     if not best.met:
-        path, overwrite = path.with_name(f"{path.name}.not-met"), True
+        path, overwrite = not_met, True
     with atomic_folder(path, overwrite=overwrite) as folder:
         report = publish(job, folder, best, rejected)
     exported = Exported(read_bundle(path), report)
