@@ -141,8 +141,30 @@ def test_labels_from_json_csv_and_folders(tmp_path):
     table = tmp_path / "labels.csv"
     table.write_text("file,class\na.jpg,1 2\nb.jpg,3\n")
     assert load_labels(table, ["a.jpg", "b.jpg"]) == ((1, 2), (3,))
-    assert load_labels(tmp_path, ["d/dog/1.jpg", "d/cat/2.jpg"]) == ((1,), (0,))
-    assert load_labels(tmp_path, ["d/17/1.jpg", "d/4/2.jpg"]) == ((17,), (4,))
+    for name in ("words/ant", "words/cat", "words/dog", "numbers/4", "numbers/17"):
+        (tmp_path / name).mkdir(parents=True)
+    assert load_labels(tmp_path / "numbers", ["d/17/1.jpg", "d/4/2.jpg"]) == ((17,), (4,))
+    # No ant is among the files: the ids of the others stay what they are.
+    assert load_labels(tmp_path / "words", ["d/dog/1.jpg", "d/cat/2.jpg"]) == ((2,), (1,))
+    with pytest.raises(CalibrationError, match=r"1 of 2 files lie in no class folder of the labels, such as 'd/2.jpg'"):
+        load_labels(tmp_path / "words", ["d/dog/1.jpg", "d/2.jpg"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("l.json", '{"cat/1.jpg": 1, "dog/1.jpg": 2}'),
+        ("l.json", '[{"file": "cat/1.jpg", "label": 1}, {"file": "dog/1.jpg", "label": 2}]'),
+        ("l.csv", "cat/1.jpg,1\ndog/1.jpg,2\n"),
+    ],
+)
+def test_one_name_with_two_labels_is_an_error(tmp_path, name, text):
+    """Files are matched by name alone: taking the last label would be wrong without a word."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CalibrationError, match=r"two files are named '1.jpg', with different labels"):
+        load_labels(tmp_path / name, ["cat/1.jpg"])
+    (tmp_path / name).write_text(text.replace("2", "1"))
+    assert load_labels(tmp_path / name, ["cat/1.jpg"]) == ((1,),)
 
 
 @pytest.mark.parametrize(
