@@ -75,7 +75,7 @@ def evaluate_model(job: Job, model: ir.Model) -> Evaluation:
     if evaluation is None or held_out is not None:
         judged = None
         if held_out is not None and job.data.labels is not None:
-            judged = load_labels(job.data.labels, [held_out.sample_name(i) for i in range(len(held_out))])
+            judged = load_labels(job.data.labels, held_out.item_names)
         samples = held_out if held_out is not None else [job.source.example_inputs]
         text = held_out.description if held_out is not None else "example inputs, which are not real data"
         general = evaluate(

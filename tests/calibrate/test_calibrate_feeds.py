@@ -419,6 +419,25 @@ def test_sizes_of_the_parts(total: int, held: int) -> None:
     assert (len(kept), len(out)) == (total - held, held)
 
 
+@pytest.mark.parametrize(("total", "kept", "held"), [(64, 48, 16), (16, 8, 8), (67, 48, 16), (160, 128, 32)])
+def test_the_parts_fill_batches_of_the_models_fixed_size(total: int, kept: int, held: int) -> None:
+    eight = (TensorInfo("x", F32, (8, 4)),)
+    parts = split_feed(load_feed(rows(total), eight))
+    assert [len(part.rows) for part in parts] == [len(part.item_names) for part in parts] == [kept, held]
+    assert all(sample["x"].shape == (8, 4) for part in parts for sample in part)
+
+
+def test_groups_may_leave_a_remainder_of_a_fixed_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for photo in range(8):
+        for crop in range(3):
+            save_picture(tmp_path / f"photo{photo}-{crop}.png", photo * 10 + crop)
+    four = (TensorInfo("image", F32, (4, 3, 16, 16)),)
+    kept, held = split_feed(load_feed(tmp_path, four, preprocess=SMALL))
+    assert (len(kept.rows), len(held.rows)) == (12, 8)  # of 15 and 9: the crops of a photograph stay together
+    assert not {group_of(name) for name in kept.item_names} & {group_of(name) for name in held.item_names}
+    assert "resembles" not in caplog.text
+
+
 def test_one_group_is_split_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for frame in range(10):
         save_picture(tmp_path / f"video-{frame}.png", frame)

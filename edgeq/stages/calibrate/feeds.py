@@ -81,6 +81,16 @@ class Feed:
             arrays = self.store.read(self.rows[index * self.batch : (index + 1) * self.batch])
             yield conform(arrays, self.inputs, self.sample_name(index))
 
+    @property
+    def is_batch_fixed(self) -> bool:
+        """Whether the model takes batches of this one size only."""
+        return has_batch_axis(self.inputs) and isinstance(self.inputs[0].shape[0], int)
+
+    @property
+    def item_names(self) -> tuple[str, ...]:
+        """What each item is: a file, a line or its number."""
+        return tuple(self.store.names[row] for row in self.rows)
+
     def sample_name(self, index: int) -> str:
         """What sample ``index`` is, for messages: a file, a line, or its number."""
         names = [self.store.names[row] for row in self.rows[index * self.batch : (index + 1) * self.batch]]
@@ -171,7 +181,7 @@ def split_feed(feed: Feed, fraction: float = 0.2, minimum: int = 8) -> tuple[Fee
     """
     total = len(feed.rows)
     most = total // 2 // feed.batch * feed.batch
-    target = min(max(round(total * fraction), minimum, 1), most)
+    target = min(-(-max(round(total * fraction), minimum, 1) // feed.batch) * feed.batch, most)
     if target < 1:
         raise CalibrationError(
             f"{len(feed)} sample cannot be split into a calibration and a held-out part",
@@ -185,7 +195,7 @@ def split_feed(feed: Feed, fraction: float = 0.2, minimum: int = 8) -> tuple[Fee
     for group in sorted(members, key=lambda name: hashlib.sha256(name.encode()).digest()):
         if len(held) < target and len(held) + len(members[group]) <= total // 2:
             held.update(members[group])
-    if not held:
+    if len(held) < (feed.batch if feed.is_batch_fixed else 1):
         _log.warning("all calibration samples are of one group: the held-out part resembles the calibration part")
         held = set(feed.rows[-target:])
     keep = tuple(row for row in feed.rows if row not in held)
@@ -200,6 +210,8 @@ def group_of(name: str) -> str:
 
 
 def _part(feed: Feed, rows: tuple[int, ...], name: str) -> Feed:
+    if feed.is_batch_fixed:
+        rows = rows[: len(rows) // feed.batch * feed.batch]
     return replace(feed, rows=rows, description=f"{name}, {len(rows)} of {feed.description}")
 
 
