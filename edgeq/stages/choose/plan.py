@@ -154,8 +154,11 @@ class _Planner:
     def _live_range(self, tensor: str) -> tuple[float, float]:
         """Where the readers of a tensor look; everywhere, if other tensors share its scale."""
         value = self.values.get(tensor)
-        shared = any(owner == tensor and name != tensor for name, owner in self.layout.owner.items())
-        return (-np.inf, np.inf) if value is None or shared else live_range(value)
+        return (-np.inf, np.inf) if value is None or tensor in self._shared else live_range(value)
+
+    @cached_property
+    def _shared(self) -> frozenset[str]:
+        return frozenset(owner for name, owner in self.layout.owner.items() if owner != name)
 
     def _activation_type(self) -> IntType:
         bits = str(self.layout.scheme.activation_bits)
@@ -168,19 +171,14 @@ class _Planner:
         return IntType.parse(name)
 
     def _fixed_range(self, tensor: str) -> tuple[tuple[float, float] | None, str]:
-        op_type = self.makers.get(tensor, "")
-        found = self.target.fixed_range(op_type)
-        if found is None:
+        producer = self.values[tensor].producer() if tensor in self.values else None
+        found = None if producer is None else self.target.fixed_range(producer.op_type)
+        if producer is None or found is None:
             return None, ""
         low, high = found
         # The end is exclusive: 8-bit Softmax has the scale 1/256, as kernels expect it.
         bits = self.layout.scheme.activation_bits or 8
-        return (low, high - (high - low) / 2**bits), op_type
-
-    @cached_property
-    def makers(self) -> dict[str, str]:
-        """The operator that computes each tensor."""
-        return {str(output.name): node.op_type for node in self.model.graph for output in node.outputs}
+        return (low, high - (high - low) / 2**bits), producer.op_type
 
     # -- constants
 

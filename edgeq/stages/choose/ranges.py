@@ -68,18 +68,18 @@ def mse(stats: TensorStats, spec: TensorSpec) -> tuple[float, float]:
     lows = _candidates(min(stats.lo, 0.0))
     highs = _candidates(max(stats.hi, 0.0))
     if spec.symmetric:
-        highs = lows = _candidates(max(-stats.lo, stats.hi, 0.0))
-        pairs = [(-edge, edge) for edge in highs]
+        highs = _candidates(max(-stats.lo, stats.hi, 0.0))
+        lows = -highs
         clip = _clip_error(counts, centers, highs) + _clip_error(counts[::-1], -centers[::-1], highs)
         steps = highs / (spec.dtype.qmax if spec.dtype.signed else spec.dtype.qmax // 2)
     else:
-        pairs = [(low, high) for low in lows for high in highs]
         below = _clip_error(counts[::-1], -centers[::-1], -lows)
         clip = (below[:, None] + _clip_error(counts, centers, highs)[None, :]).ravel()
-        steps = np.array([high - low for low, high in pairs]) / (spec.dtype.qmax - spec.dtype.qmin)
+        lows, highs = np.repeat(lows, len(highs)), np.tile(highs, len(lows))
+        steps = (highs - lows) / (spec.dtype.qmax - spec.dtype.qmin)
     rounded = counts[np.abs(centers) > 0].sum()
     best = np.argsort(CLIP_WEIGHT * clip + rounded * steps**2 / 12, kind="stable")[:8]
-    finalists = [(stats.lo, stats.hi), *(pairs[index] for index in best)]
+    finalists = [(stats.lo, stats.hi), *((float(lows[index]), float(highs[index])) for index in best)]
     errors = [_exact_error(counts, centers, low, high, spec) for low, high in finalists]
     low, high = finalists[int(np.argmin(errors))]
     return max(low, stats.lo), min(high, stats.hi)
