@@ -304,7 +304,7 @@ def test_inspect_without_a_target(model: Path) -> None:
     assert found.code == 0
     assert "image: float32[batch, 3, 16, 16]" in found.out
     assert "logits: float32[batch, 6]" in found.out
-    assert "parameters: 854" in found.out
+    assert "parameters: 854 (3.42 kB)" in found.out
     assert "operators: 2 Conv, 2 Relu, 1 GlobalAveragePool, 1 Flatten, 1 Gemm" in found.out
     assert "integer" not in found.out
 

@@ -74,7 +74,7 @@ def show_report(report: Report, folder: Path | None) -> None:
 def _add_costs(table: Table, report: Report) -> None:
     if report.size is not None:
         sizes = (report.size.quantized_bytes, report.size.float_bytes)
-        table.add_row("size", *(f"{size / 1e6:.2f} MB" for size in sizes), f"{report.size.ratio:.2f} times smaller")
+        table.add_row("size", *map(_size, sizes), f"{report.size.ratio:.2f} times smaller")
     if report.latency is not None:
         ours, theirs = report.latency.quantized, report.latency.float_model
         note = f"p50, {ours.threads} thread{'s' * (ours.threads != 1)}, {escape(report.machine.cpu)}"
@@ -139,13 +139,17 @@ def show_inspection(found: Inspection) -> None:
         console.print(escape(f"  {key}: {value}"))
     console.print(escape("\n".join(["inputs:", *(f"  {i}" for i in found.inputs)])))
     console.print(escape("\n".join(["outputs:", *(f"  {o}" for o in found.outputs)])))
-    console.print(f"parameters: {found.parameters:,} ({found.weight_bytes / 1e6:.2f} MB)")
+    console.print(f"parameters: {found.parameters:,} ({_size(found.weight_bytes)})")
     console.print("operators: " + ", ".join(f"{n} {op}" for op, n in found.operators.items()))
     before, after = sum(found.source_operators.values()), sum(found.operators.values())
     console.print(f"nodes: {before} as exported, {after} after folding")
     if found.target:
         console.print(f"\non {found.target} in {found.precision}:")
         _show_nodes(console, {n.node: (n.op_type, n.kind, n.why) for n in found.forecast})
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.2f} MB" if count >= 1e6 else f"{count / 1e3:.2f} kB"
 
 
 def show_statistics(stats: Mapping[str, TensorStats], cache: Path | None) -> None:

@@ -190,7 +190,8 @@ def _findings(
         findings.append(_finding("warning", text, broken, "report this: the target's profile promises too much"))
     if trips:
         text = "{} {} in float behind DequantizeLinear"
-        findings.append(_finding("info", text, trips, "nothing, unless their latency matters: the plan can skip them"))
+        remedy = "nothing, unless their latency matters: then use operators that the target has integer kernels for"
+        findings.append(_finding("info", text, trips, remedy))
     return findings
 
 
