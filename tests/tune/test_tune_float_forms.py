@@ -202,6 +202,26 @@ def test_a_bound_is_no_mask(cpu: TargetProfile, body: str, low: float) -> None:
     np.testing.assert_array_equal(run_model(shaped, sample)["y"], run_model(model, sample)["y"])
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "m = Where(keep, x, low) y = ReduceMax<keepdims=0>(m, axis)",
+        "m = Where(keep, x, low) y = Identity(m)",
+        "m = Where(keep, x, low) s = Softmax<axis=-1>(m) r = Relu(m) y = Sub(s, r)",
+    ],
+)
+def test_a_mask_that_something_else_sees_stays_what_it_is(cpu: TargetProfile, body: str) -> None:
+    """Masked max pooling of numbers below -50 would find the mask to be the largest."""
+    model = parse(
+        f"g (bool[4,1] keep, float[4,8] x) => (float y) {{ {body} }}",
+        low=np.float32(np.finfo(np.float32).min),
+        axis=np.array([0], np.int64),
+    )
+    sample = {"x": weights(4, 8) - 100, "keep": np.array([[True], [True], [False], [False]])}
+    shaped = shape_float(model, with_graph(cpu, masks="finite"), W8A8)
+    np.testing.assert_array_equal(run_model(shaped, sample)["y"], run_model(model, sample)["y"])
+
+
 # -- finish
 
 

@@ -19,6 +19,9 @@ _MASK_THRESHOLD = -1e30
 _MASKING = frozenset({"Add", "Expand", "Mul", "Where"})
 """Where such a number masks. In Clip, Max or Pad it means "no bound", and must stay what it is."""
 
+_CARRYING = _MASKING | {"Concat", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+"""What may lie between a mask and its Softmax. Anything else, such as ReduceMax, sees the number itself."""
+
 
 def shape_float(model: ir.Model, target: TargetProfile, scheme: Scheme) -> ir.Model:
     """A copy of ``model`` in the forms that ``target.graph`` asks for; arrays are shared."""
@@ -104,9 +107,26 @@ def _make_masks_finite(model: ir.Model) -> None:
         array = value.const_value.numpy() if value.const_value is not None else None
         if array is None or array.dtype != np.float32 or array.size > 1 << 24 or not (array <= _MASK_THRESHOLD).any():
             continue
-        if not all(node.op_type in _MASKING for node, _ in value.uses()):
+        if not all(node.op_type in _MASKING for node, _ in value.uses()) or not _reaches_softmax_only(value):
             continue
         set_initializer(model, str(value.name), np.where(array <= _MASK_THRESHOLD, np.float32(FINITE_MASK), array))
+
+
+def _reaches_softmax_only(value: ir.Value) -> bool:
+    """Whether all that becomes of ``value`` ends in a Softmax, where ``FINITE_MASK`` hides as much."""
+    waiting, seen = [value], {value}
+    while waiting:
+        current = waiting.pop()
+        if current.is_graph_output():
+            return False
+        for node, _ in current.uses():
+            if node.op_type == "Softmax":
+                continue
+            if node.op_type not in _CARRYING:
+                return False
+            waiting.extend(output for output in node.outputs if output not in seen)
+            seen.update(node.outputs)
+    return True
 
 
 def _replace(
