@@ -13,12 +13,9 @@ from edgeq.graph import save_model
 from edgeq.machine import describe_machine
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.judge import Attempt
+from edgeq.recipe import Preprocess
 from edgeq.report import Finding, LatencyComparison, Metric, Report, plan_row
-from edgeq.request import (
-    library_versions,
-    output_sqnr_db,
-    planned_placement,
-)
+from edgeq.request import library_versions, output_sqnr_db, planned_placement
 from edgeq.runtime import check_available
 from edgeq.stages.package import write_bundle, write_report
 from edgeq.stages.run.accuracy import evaluate
@@ -56,7 +53,7 @@ def _manifest(job: Job, attempt: Attempt) -> Manifest:
         precision=attempt.scheme.name,
         provider=job.target.provider,
         task=job.source.task,
-        preprocess=job.source.preprocess,
+        preprocess=_preprocess(job),
         calibration=None
         if used is None
         else Calibration(
@@ -70,6 +67,12 @@ def _manifest(job: Job, attempt: Attempt) -> Manifest:
         versions=library_versions(),
         notes=_notes(job),
     )
+
+
+def _preprocess(job: Job) -> Preprocess | None:
+    """What the data went through, which a recipe may say better than the source; it is what the app must do, too."""
+    fed = (feed.preprocess for feed in job.feeds if feed is not None)
+    return next((preprocess for preprocess in fed if preprocess is not None), job.source.preprocess)
 
 
 def _notes(job: Job) -> tuple[str, ...]:

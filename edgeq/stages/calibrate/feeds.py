@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from edgeq.errors import CalibrationError
@@ -65,6 +66,9 @@ class Feed:
     groups: tuple[str, ...] = field(repr=False)
     """One per item of ``store``: items of one group show the same thing."""
 
+    preprocess: Preprocess | None = None
+    """What was done to the data, with an absolute path of the tokenizer; None for arrays."""
+
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch)
 
@@ -117,6 +121,12 @@ class _Wanted:
     licence: str = "not stated: the user's own data"
     base: Path = Path()
     """Where a relative tokenizer path starts."""
+
+    def resolved(self) -> Preprocess | None:
+        """The preprocessing, with the tokenizer's path as seen from anywhere."""
+        if isinstance(self.preprocess, TextPreprocess):
+            return msgspec.structs.replace(self.preprocess, tokenizer=str(self.base / self.preprocess.tokenizer))
+        return self.preprocess
 
 
 def load_feed(
@@ -324,4 +334,6 @@ def _feed(
             where=description,
             remedy="give more samples, or export the model with a dynamic batch dimension",
         )
-    return Feed(store, inputs, tuple(rows), batch, description, wanted.licence, tuple(group(name) for name in names))
+    groups = tuple(group(name) for name in names)
+    used = wanted.resolved() if isinstance(store, (ImageStore, TextStore)) else None
+    return Feed(store, inputs, tuple(rows), batch, description, wanted.licence, groups, used)
