@@ -378,6 +378,17 @@ def test_a_metric_that_raises(desk: Desk) -> None:
     refused(desk, found, 2, "the metric raised ZeroDivisionError: division by zero", remedy="correct the function")
 
 
+@pytest.mark.parametrize("option", ["-c", "-e"])
+def test_missing_data_is_noticed_before_the_work(desk: Desk, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    def load(*arguments: object, **options: object) -> None:
+        raise AssertionError("the model was loaded first")
+
+    monkeypatch.setattr("edgeq.pipeline.job.load_source", load)
+    found = desk.export(None, None, option, desk.folder / "nowhere")
+    assert found.code == 4
+    assert "the calibration data does not exist" in found.err
+
+
 def test_a_fault_of_our_own_is_told_as_one(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: object) -> None:
         raise ZeroDivisionError("division by zero")

@@ -20,7 +20,7 @@ from edgeq.qtypes import QuantPlan, Scheme, TensorStats
 from edgeq.recipe import Preprocess
 from edgeq.request import Data, parse_scheme
 from edgeq.source import Source
-from edgeq.stages.calibrate.feeds import Feed, load_feed, split_feed
+from edgeq.stages.calibrate.feeds import Feed, check_data, load_feed, split_feed
 from edgeq.stages.calibrate.observe import calibrate
 from edgeq.stages.choose import Layout, Smoothing, choose_plan, find_layout, smooth
 from edgeq.stages.export import load_source
@@ -57,6 +57,18 @@ class Job:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     progress: Progress = field(default_factory=Silent)
+
+    def check(self) -> None:
+        """Raise what can be known to be wrong before the work starts: target, precision, data.
+
+        Raises:
+            ConfigError: unknown target, precision or recipe.
+            CalibrationError: data that is not there.
+        """
+        _ = self.schemes
+        self.data.check()
+        for data in (self.data.calibration, self.data.evaluation):
+            check_data(data)
 
     # -- export and prep
 

@@ -27,12 +27,12 @@ def export(job: Job, *, output: str | os.PathLike[str] | None, limits: Limits, o
         ContractError: none met them; the best is left in ``<output>.not-met``.
         OutputError: ``output`` exists or cannot be written.
     """
+    job.check()
     path = Path(output) if output is not None else Path(f"{job.source.name}-{job.target.name}")
     check_free(path, overwrite=overwrite)
     not_met = path.with_name(f"{path.name}.not-met")
     if limits != Limits():
         check_free(not_met, overwrite=True)
-    job.data.check()
     attempts: list[Attempt] = []
     for scheme in job.schemes:
         attempts.append(attempt(job, scheme, limits))

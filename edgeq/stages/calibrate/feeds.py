@@ -25,7 +25,7 @@ from edgeq.stages.calibrate.images import IMAGE_SUFFIXES, ImageStore, image_file
 from edgeq.stages.calibrate.iterables import collect
 from edgeq.stages.calibrate.texts import TextStore
 
-__all__ = ["Feed", "Store", "group_of", "load_feed", "split_feed"]
+__all__ = ["Feed", "Store", "check_data", "group_of", "load_feed", "split_feed"]
 
 _log = logging.getLogger(__name__)
 
@@ -223,6 +223,18 @@ def _part(feed: Feed, rows: tuple[int, ...], name: str) -> Feed:
     if feed.is_batch_fixed:
         rows = rows[: len(rows) // feed.batch * feed.batch]
     return replace(feed, rows=rows, description=f"{name}, {len(rows)} of {feed.description}")
+
+
+def check_data(data: Any) -> None:
+    """Raise what ``load_feed`` would for data that is not there, before there is a model to feed.
+
+    Raises:
+        CalibrationError: the path does not exist, or holds nothing that is data.
+        ConfigError: the recipe is unknown or malformed.
+    """
+    recipe = _as_recipe(data)
+    if recipe is None and isinstance(data, (str, os.PathLike)):
+        _kind(Path(data))
 
 
 def _as_recipe(data: Any) -> Recipe | None:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -234,7 +235,8 @@ def evaluate_custom(
                 ) from None
     if not np.isfinite(values).all():
         raise ConfigError(f"the metric returned {values[0]} and {values[1]}, not two numbers", where=metric)
-    return Metric(name=name, value=values[1], float_value=values[0], samples=0, source=f"the user's {metric}")
+    source = f"the user's {Path(metric).name}"  # without its folder: same input, same bytes
+    return Metric(name=name, value=values[1], float_value=values[0], samples=0, source=source)
 
 
 def _finite(outputs: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
@@ -350,7 +352,6 @@ def _metric(
 
 def _load_metric(metric: str) -> tuple[Callable[[Predict], float], str]:
     import importlib.util
-    from pathlib import Path
 
     file, _, name = metric.rpartition(":")
     path = Path(file)
