@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ __all__ = [
     "output_infos",
     "real_inputs",
     "save_model",
+    "saved_bytes",
     "set_initializer",
 ]
 
@@ -206,6 +208,15 @@ def outer_nodes(model: ir.Model) -> dict[ir.Node, ir.Node]:
                 for part in attribute.as_graphs():
                     outer.update(dict.fromkeys(ir.traversal.RecursiveGraphIterator(part), node))
     return outer
+
+
+def saved_bytes(model: ir.Model) -> int:
+    """The size of the files that ``save_model`` writes, external data included."""
+    if model_size(model) <= EXTERNAL_DATA_THRESHOLD:
+        return len(to_bytes(model))
+    with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
+        save_model(model, Path(folder) / "model.onnx")
+        return sum(file.stat().st_size for file in Path(folder).iterdir())
 
 
 def model_size(model: ir.Model) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.errors import CalibrationError, ModelError
-from edgeq.graph import TensorInfo, check_float, input_infos
+from edgeq.graph import TensorInfo, check_float, input_infos, saved_bytes
 from edgeq.progress import Progress, Silent
 from edgeq.qtypes import QuantPlan, Scheme, TensorStats
 from edgeq.recipe import Preprocess
@@ -104,6 +104,11 @@ class Job:
             example_inputs=self.source.example_inputs,
             progress=self.progress,
         )
+
+    @cached_property
+    def float_bytes(self) -> int:
+        """The size of the prepared model as a file."""
+        return saved_bytes(self.prepared.model)
 
     # -- data
 

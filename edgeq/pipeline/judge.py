@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
-from edgeq.graph import save_model
+from edgeq.graph import saved_bytes
 from edgeq.pipeline.job import Job
 from edgeq.qtypes import QuantPlan, Scheme
 from edgeq.report import Contract, Size
@@ -51,11 +50,7 @@ class Attempt:
 def attempt(job: Job, scheme: Scheme, limits: Limits) -> Attempt:
     """Carry out one precision and judge it."""
     shaped, chosen, model = job.quantize(scheme)
-    with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
-        size = Size(
-            quantized_bytes=_saved_bytes(model, Path(folder) / "quantized"),
-            float_bytes=_saved_bytes(job.prepared.model, Path(folder) / "float"),
-        )
+    size = Size(quantized_bytes=saved_bytes(model), float_bytes=job.float_bytes)
     evaluation = evaluate_model(job, model)
     return Attempt(scheme, shaped, chosen, model, evaluation, size, limits.judge(evaluation, size))
 
@@ -95,9 +90,3 @@ def evaluate_model(job: Job, model: ir.Model) -> Evaluation:
         own = evaluate_custom(reference, model, job.data.metric, optimization=optimization)
         evaluation = replace(evaluation, metrics=(own, *evaluation.metrics), primary=own.name, drop=metric_drop(own))
     return evaluation
-
-
-def _saved_bytes(model: ir.Model, folder: Path) -> int:
-    folder.mkdir()
-    save_model(model, folder / "model.onnx")
-    return sum(file.stat().st_size for file in folder.iterdir())
