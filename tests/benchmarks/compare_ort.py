@@ -282,7 +282,8 @@ def main() -> int:
             if options.model not in (name, "all"):
                 continue
             (folder / name).mkdir()
-            rows, targets = benchmark(options.data, folder / name, options)
+            # Recipes lie in a temporary folder: a relative path would lead astray.
+            rows, targets = benchmark(options.data.resolve(), folder / name, options)
             missed |= not all(target.met for target in targets)
             results[name] = {"rows": rows, "targets": [{**asdict(t), "met": t.met} for t in targets]}
             print(f"\n{name}, W8A8 for linux-x64, {SAMPLES} calibration samples of {options.data}")
