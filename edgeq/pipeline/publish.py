@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from edgeq import __version__
 from edgeq.bundle import Calibration, Manifest
 from edgeq.errors import ProviderError
@@ -14,7 +16,7 @@ from edgeq.machine import describe_machine
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.judge import Attempt
 from edgeq.recipe import Preprocess
-from edgeq.report import Finding, LatencyComparison, Metric, Report, plan_row
+from edgeq.report import Finding, LatencyComparison, Metric, PlanRow, Report, plan_row
 from edgeq.request import library_versions, output_sqnr_db, planned_placement
 from edgeq.runtime import check_available
 from edgeq.stages.package import write_bundle, write_report
@@ -39,7 +41,7 @@ def publish(job: Job, folder: Path, attempt: Attempt, rejected: Sequence[Attempt
         sqnr_db=attempt.evaluation.sqnr_db,
         labels=job.source.labels,
     )
-    report = _report(job, folder / "model.onnx", attempt, rejected)
+    report = _report(job, folder / "model.onnx", attempt, rejected, manifest.plan)
     write_report(folder, report, manifest)
     return report
 
@@ -80,7 +82,7 @@ def _notes(job: Job) -> tuple[str, ...]:
     return (f"{job.target.name}: {job.target.verification.note}.",)
 
 
-def _report(job: Job, path: Path, attempt: Attempt, rejected: Sequence[Attempt]) -> Report:
+def _report(job: Job, path: Path, attempt: Attempt, rejected: Sequence[Attempt], plan: tuple[PlanRow, ...]) -> Report:
     """Measure the packaged model as it lies on disk."""
     inputs = attempt.evaluation.sample_inputs[0]
     placement, provider, findings = _placement(job, path, attempt)
@@ -121,7 +123,7 @@ def _report(job: Job, path: Path, attempt: Attempt, rejected: Sequence[Attempt])
         size=attempt.size,
         placement=placement.nodes,
         blame=blame,
-        plan=tuple(plan_row(decision) for decision in attempt.plan),
+        plan=plan,
         contract=attempt.contract,
         findings=(
             *placement.findings,
@@ -159,7 +161,7 @@ def _provider_metrics(job: Job, path: Path, attempt: Attempt, provider: Provider
         provider=provider,
         progress=job.progress,
     )
-    return [_renamed(metric, f"{metric.name} on {provider.name}") for metric in found.metrics]
+    return [msgspec.structs.replace(m, name=f"{m.name} on {provider.name}") for m in found.metrics]
 
 
 def _data_findings(job: Job, attempt: Attempt) -> list[Finding]:
@@ -204,9 +206,3 @@ def _choice_findings(attempt: Attempt, rejected: Sequence[Attempt]) -> list[Find
         remedy = "try another --precision, or give calibration data like what the model will see"
         findings.append(Finding(severity="error", text=text, remedy=remedy))
     return findings
-
-
-def _renamed(metric: Metric, name: str) -> Metric:
-    import msgspec
-
-    return msgspec.structs.replace(metric, name=name)

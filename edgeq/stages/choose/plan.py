@@ -73,10 +73,10 @@ class _Planner:
     nodes: dict[str, tuple[str, str]] = field(default_factory=dict)
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     demoted: dict[str, str] = field(default_factory=dict)
-    values: dict[str, ir.Value] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.values = {str(output.name): output for node in self.model.graph for output in node.outputs}
+    @cached_property
+    def values(self) -> dict[str, ir.Value]:
+        return {str(output.name): output for node in self.model.graph for output in node.outputs}
 
     def plan(self) -> QuantPlan:
         if not self.layout.scheme.weight_only:

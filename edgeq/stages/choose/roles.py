@@ -16,7 +16,6 @@ class Roles:
     data: tuple[int, ...] | None = None
     weight: int | None = None
     bias: int | None = None
-    ignored: tuple[int, ...] = ()
 
 
 _ROLES: dict[str, Roles] = {

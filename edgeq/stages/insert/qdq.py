@@ -92,7 +92,8 @@ class _Performer:
             graph.insert_after(producer, pair)
         else:
             graph.insert_before(graph[0], pair)
-        if value.is_graph_output() and producer is not None and not self._is_float_output(decision):
+        # A tensor that float code computes stays the model's output as it is.
+        if value.is_graph_output() and producer is not None and name in self.plan.produced:
             self._hand_over_output(value, restored)
 
     def _pair(self, name: str, value: ir.Value, qparams: QParams) -> tuple[list[ir.Node], ir.Value]:
@@ -111,11 +112,6 @@ class _Performer:
         for reader, position in list(old.uses()):
             if self.outer.get(reader, reader) is node:
                 reader.replace_input_with(position, new)
-
-    def _is_float_output(self, decision: Decision) -> bool:
-        """A tensor that float code computes stays the model's output as it is."""
-        value = self.values[decision.tensor]
-        return not value.is_graph_output() or decision.tensor not in self.plan.produced
 
     def _hand_over_output(self, value: ir.Value, restored: ir.Value) -> None:
         """The dequantized tensor becomes the graph's output, under the output's name."""
