@@ -1,7 +1,8 @@
 """Target profiles: what one target can run, as data. Code asks the profile, never for a provider's name.
 
 A profile is a TOML file in ``targets/``. It may inherit from one of ``targets/providers/``; tables
-merge key by key, and ``[[capability]]`` lists are appended. An unknown key is an error.
+merge key by key, and ``[[capability]]`` lists are appended. It may have variants (``android-npu@v73``):
+tables that are merged over it. An unknown key is an error.
 """
 
 from __future__ import annotations
@@ -21,15 +22,22 @@ __all__ = [
     "Activations",
     "Bias",
     "Capability",
+    "Compile",
     "Fixed",
+    "Floats",
+    "Gates",
     "Graph",
     "Provider",
+    "Severity",
     "TargetProfile",
     "Verification",
     "Weights",
     "load_target",
     "target_names",
 ]
+
+
+Severity = Literal["error", "warning", "info", "off"]
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,9 +69,8 @@ class Graph(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     the output's rank, which keeps ONNX Runtime from merging both into a float Gemm).
     ``masks`` says whether attention masks of -3.4e38 stay (``"keep"``: they are added in float) or
     become a finite number that integers can hold (``"finite"``).
-    ``floats`` says what an operator in float between integer ones is worth: ``"keep"`` quantizes
-    elementwise kernels and data movement only between integer neighbours, ``"avoid"`` wherever they
-    stand, for providers that run floats slowly or not at all.
+    ``qdq_domain`` is the domain of QuantizeLinear and DequantizeLinear; ``"com.microsoft"`` has 16-bit
+    types below opset 21.
     """
 
     opset: int = 21
@@ -71,24 +78,58 @@ class Graph(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shapes: Literal["dynamic", "static"] = "dynamic"
     linear: Literal["as-is", "guarded-add"] = "as-is"
     masks: Literal["keep", "finite"] = "keep"
-    floats: Literal["keep", "avoid"] = "keep"
+    qdq_domain: Literal["ai.onnx", "com.microsoft"] = "ai.onnx"
+    source: str
+
+
+class Floats(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What becomes of operators that are not quantized.
+
+    ``type`` is how they are stored and computed: ``"float16"`` converts the graph, but for islands
+    that need more range. ``runs``: the provider runs ``"all"`` operators in floats, only those
+    ``"listed"`` in a capability of kind ``"float"``, or ``"none"``; the others fall to the CPU.
+    ``avoid`` says what a float operator between integer ones is worth: false quantizes elementwise
+    kernels and data movement only between integer neighbours, true wherever they stand, for
+    providers that run floats slowly or not at all.
+    """
+
+    type: Literal["float32", "float16"] = "float32"
+    runs: Literal["all", "listed", "none"] = "all"
+    avoid: bool = False
     source: str
 
 
 class Activations(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Integer types of activations by bits, e.g. ``types = {"8" = "uint8"}``."""
+    """Integer types of activations by bits, e.g. ``types = {"8" = "uint8"}``.
 
-    types: dict[str, str]
+    ``scale`` restricts scales to powers of two. ``absorption`` says how a kernel takes over the Relu or
+    Clip behind it: ``"range"`` drops it, as the integers end where it cuts (which symmetric types do
+    not), ``"kernel"`` computes it before rounding.
+    """
+
+    types: dict[str, str] = {}
     symmetric: bool = False
     min_range: float = 0.0
+    scale: Literal["any", "power-of-two"] = "any"
+    absorption: Literal["range", "kernel"] = "range"
     source: str
 
 
 class Weights(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Integer types of weights by bits; always symmetric unless said otherwise."""
+    """Integer types of weights by bits; always symmetric unless said otherwise.
 
-    types: dict[str, str]
+    ``reduce_range`` leaves one bit unused (8-bit weights in -64 .. 63), where products saturate.
+    ``form`` is how weight-only matrices are written: a DequantizeLinear in front of MatMul (``"qdq"``),
+    or ONNX Runtime's MatMulNBits (``"matmulnbits"``) with ``accuracy_level`` (0: the provider's own,
+    1: float32, 2: float16, 4: int8 activations).
+    """
+
+    types: dict[str, str] = {}
     symmetric: bool = True
+    scale: Literal["any", "power-of-two"] = "any"
+    reduce_range: bool = False
+    form: Literal["qdq", "matmulnbits"] = "qdq"
+    accuracy_level: Literal[0, 1, 2, 4] = 0
     source: str
 
 
@@ -100,7 +141,7 @@ class Bias(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the provider runs in integers.
+    """What the provider runs.
 
     ``kind``:
         ``compute``: asks for quantized inputs wherever it stands.
@@ -108,18 +149,22 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
         ``moves-data``: works on any integers; input and output share one scale.
         ``weight-only``: a constant weight in blocks, float activations.
         ``table``: rows of a constant are looked up (Gather) and dequantized after the look-up.
+        ``float``: runs in floats (see ``Floats.runs``).
+    ``only`` names the variants of the target that have it (empty: all). ``provider`` runs it, where
+    that is not the target's own: the CPU beside an accelerator, say.
     ``activation_bits`` and ``weight_bits`` are the widths that it takes, in any combination.
     ``output``: ``required`` (without a Q behind it the operator stays float) or ``optional``.
     ``per_channel``: the weight may have a scale per output channel.
     ``constant_weight``: the weight must be a constant; otherwise it may be an activation too.
     ``weight_types``: by bits of the activations, the type of the weight where it is not the target's
     usual one, e.g. ``{"8" = "uint8", "16" = "uint16"}``; for ``moves-data`` that of a constant table.
+    ``blocks``: sizes of weight blocks that it takes; empty: any for ``weight-only``, else none.
     ``operand_types``: by bits, the symmetric type to which an activation in the weight's place is
     converted in front of the operator, e.g. ``{"16" = "int16"}`` for MatMul of two activations.
     """
 
     ops: tuple[str, ...]
-    kind: Literal["compute", "elementwise", "moves-data", "weight-only", "table"]
+    kind: Literal["compute", "elementwise", "moves-data", "weight-only", "table", "float"]
     activation_bits: tuple[int, ...] = ()
     weight_bits: tuple[int, ...] = ()
     output: Literal["required", "optional"] = "required"
@@ -127,6 +172,9 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
     constant_weight: bool = True
     weight_types: dict[str, str] = {}
     operand_types: dict[str, str] = {}
+    blocks: tuple[int, ...] = ()
+    only: tuple[str, ...] = ()
+    provider: str | None = None
     source: str
 
 
@@ -142,17 +190,42 @@ class Fixed(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     source: str
 
 
+class Gates(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How bad each way is in which a package can disappoint; a build fails on those it is told to fail on.
+
+    ``unfused``: a DequantizeLinear in front of a hot operator that runs in float (up to 45 times slower
+    than float). ``fallback``: a node that the provider leaves to the CPU. ``leftover``: pairs of Q/DQ
+    around operators that run in float.
+    """
+
+    unfused: Severity = "error"
+    fallback: Severity = "warning"
+    leftover: Severity = "info"
+
+
+class Compile(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is compiled ahead of time into the bundle: ``context`` makes one EPContext model per chip."""
+
+    kind: Literal["context"]
+    chips: tuple[str, ...] = ()
+    source: str
+
+
 class Verification(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How far this profile can be verified on the machine that makes the package.
 
     ``machines``: the architectures (as ``platform.machine()`` names them) whose latency says something
     about the target; on others it is "n/a". ``accuracy``: ``provider`` (its own kernels run here)
     or ``specification`` (the
-    QDQ graph without any fusion, where the CPU's kernels are no reference). ``note`` is printed in
+    QDQ graph without any fusion, where the CPU's kernels are no reference). ``sandbox`` names what runs
+    or compiles a package of this target on a PC (see ``edgeq.sandbox``; None: nothing does, its rules
+    are only checked), ``arguments`` are for it, such as the processor to emulate. ``note`` is printed in
     every report.
     """
 
     accuracy: Literal["provider", "specification"] = "provider"
+    sandbox: str | None = None
+    arguments: dict[str, str] = {}
     machines: tuple[str, ...] = ()
     note: str
 
@@ -165,22 +238,32 @@ class Verification(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class TargetProfile(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
-    """All that edgeq knows of one target. See ``docs/targets.md`` for the meaning of each key."""
+    """All that edgeq knows of one target. See ``docs/targets.md`` for the meaning of each key.
+
+    ``fallback`` is another target, whose graph goes into the bundle beside the first. ``variants`` are
+    tables that may be merged over the profile, ``variant`` is the one that was (in a file: the default).
+    """
 
     name: str
     summary: str
     precisions: tuple[str, ...]
     provider: Provider
     graph: Graph
+    floats: Floats
     activations: Activations
     weights: Weights
     bias: Bias
     absorbs: tuple[str, ...]
     capability: tuple[Capability, ...]
     fixed: tuple[Fixed, ...] = ()
+    gates: Gates = Gates()
+    compile: Compile | None = None
+    fallback: str | None = None
     verification: Verification
     sources: tuple[str, ...]
     inherits: str | None = None
+    variant: str | None = None
+    variants: dict[str, Any] = {}
 
     @cached_property
     def _by_op(self) -> Mapping[str, tuple[Capability, ...]]:
@@ -205,24 +288,52 @@ def target_names() -> tuple[str, ...]:
 
 
 def load_target(name: str | Path) -> TargetProfile:
-    """Load a target by name, or from a TOML file.
+    """Load a target by name, or from a TOML file; ``name@variant`` takes a variant other than the default.
 
     Raises:
-        ConfigError: unknown target, unreadable TOML, unknown or missing key, wrong type.
+        ConfigError: unknown target or variant, unreadable TOML, unknown or missing key, wrong type.
     """
-    path = Path(name) if str(name).endswith(".toml") else data_path("targets", str(name))
+    file, asked = _split_variant(str(name))
+    path = Path(file) if file.endswith(".toml") else data_path("targets", file)
     table = _read(path)
     base = table.get("inherits")
     if base is not None:
         table = _merge(_read(_base_path(path, str(base))), table)
+    table = _with_variant(table, asked, path)
     try:
-        return msgspec.convert(table, TargetProfile)
+        profile = msgspec.convert(table, TargetProfile)
     except msgspec.ValidationError as error:
         raise ConfigError(
             f"target profile {path.stem!r} is not valid: {error}",
             where=str(path),
             remedy="compare the key with docs/targets.md; a profile may hold no other keys",
         ) from None
+    held = tuple(c for c in profile.capability if not c.only or profile.variant in c.only)
+    return msgspec.structs.replace(profile, capability=held)
+
+
+def _split_variant(name: str) -> tuple[str, str | None]:
+    file, at, variant = name.rpartition("@")
+    return (file, variant) if at and not variant.endswith(".toml") else (name, None)
+
+
+def _with_variant(table: dict[str, Any], asked: str | None, path: Path) -> dict[str, Any]:
+    """The profile with the tables of one variant merged over it; one that was asked for is part of the name."""
+    variants = table.get("variants", {})
+    chosen = asked or table.get("variant")
+    if chosen is None:
+        return table
+    if not isinstance(variants, dict) or chosen not in variants:
+        there = f"its variants are {', '.join(variants)}" if variants else "it has none"
+        raise ConfigError(
+            f"target {path.stem!r} has no variant {chosen!r}: {there}",
+            where=str(path),
+            remedy="leave out what stands behind the @, or choose one of them",
+        )
+    table = _merge(table, {**variants[chosen], "variant": chosen})
+    if asked is not None:
+        table["name"] = f"{table.get('name')}@{asked}"
+    return table
 
 
 def _base_path(path: Path, base: str) -> Path:

@@ -27,6 +27,9 @@ version = ">=1.20"
 [graph]
 source = "invented"
 
+[floats]
+source = "invented"
+
 [activations]
 types = { "8" = "uint8" }
 source = "invented"
@@ -241,3 +244,61 @@ def test_profiles_are_immutable(write) -> None:
     with pytest.raises(AttributeError):
         target.bias.mode = "float"  # type: ignore[misc]
     assert msgspec.structs.asdict(target)["name"] == "toy"
+
+
+# -- variants
+
+VARIANTS = """
+variant = "plain"
+
+[variants.plain]
+summary = "a plain toy"
+
+[variants.reduced]
+weights = { reduce_range = true }
+
+[[variants.reduced.capability]]
+ops = ["Gemm"]
+kind = "compute"
+source = "invented"
+"""
+
+
+def with_variants(only: str = "") -> str:
+    top, tables = VARIANTS.split("\n\n", 1)
+    return top.lstrip() + "\n" + SMALL.replace('kind = "compute"\n', f'kind = "compute"\n{only}') + "\n" + tables
+
+
+def test_the_default_variant_is_taken_and_is_no_part_of_the_name(write) -> None:
+    target = load_target(write(with_variants()))
+    assert (target.name, target.variant, target.summary) == ("toy", "plain", "a plain toy")
+    assert not target.weights.reduce_range
+
+
+def test_a_variant_is_merged_over_the_profile(write) -> None:
+    target = load_target(f"{write(with_variants())}@reduced")
+    assert (target.name, target.variant, target.summary) == ("toy@reduced", "reduced", "a toy")
+    assert target.weights.reduce_range
+    assert [op for c in target.capability for op in c.ops] == ["Conv", "Gemm"]
+
+
+def test_a_capability_may_belong_to_some_variants_only(write) -> None:
+    path = write(with_variants(only='only = ["reduced"]\n'))
+    assert not load_target(path).capabilities("Conv")
+    assert load_target(f"{path}@reduced").capabilities("Conv")
+
+
+def test_an_unknown_variant_is_named(write) -> None:
+    with pytest.raises(ConfigError, match="no variant 'x': its variants are plain, reduced"):
+        load_target(f"{write(with_variants())}@x")
+    with pytest.raises(ConfigError, match="no variant 'x': it has none"):
+        load_target("linux-arm64@x")
+
+
+@pytest.mark.parametrize("name", [f"{n}@{v}" for n in target_names() for v in load_target(n).variants])
+def test_every_shipped_variant_is_sound(name: str) -> None:
+    target = load_target(name)
+    assert target.name == name
+    known = set(target.variants)
+    for capability in target.capability:
+        assert set(capability.only) <= known, f"{capability.ops} is only for unknown variants"

@@ -81,7 +81,7 @@ def find_layout(model: ir.Model, target: TargetProfile, scheme: Scheme) -> Layou
     search.nominate()
     if not scheme.weight_only:
         search.absorb()
-        if target.graph.floats == "keep":
+        if not target.floats.avoid:
             search.prune()
     return search.layout()
 

@@ -1,0 +1,9 @@
+"""Real providers, emulators and compilers, each in an environment and a process of its own.
+
+Several of their packages overwrite the ``onnxruntime`` module or can abort the process, so none of
+them is ever imported here.
+"""
+
+from edgeq.sandbox.protocol import Outcome, Sandbox, Task
+
+__all__ = ["Outcome", "Sandbox", "Task"]

@@ -1,0 +1,77 @@
+"""What every sandbox takes and gives: files and arrays in, outputs or a reason out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from edgeq.progress import Progress
+
+if TYPE_CHECKING:
+    from edgeq.target import Provider
+
+__all__ = ["Outcome", "Sandbox", "Task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One model to load and run.
+
+    ``model`` is an ONNX file (external data beside it), ``provider`` the execution provider with its
+    options and session entries, ``feeds`` the batches to run, by input name (none: load only).
+    ``optimized`` asks ONNX Runtime to write the graph that it is going to run to this file.
+    """
+
+    model: Path
+    provider: Provider
+    feeds: tuple[Mapping[str, np.ndarray], ...] = ()
+    optimized: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task.
+
+    ``status``: ``ran`` (``outputs`` holds one dictionary per feed), ``built`` (compiled, nothing to
+    run), ``refused`` (an error that the provider raised), ``crashed`` (the process died or took too
+    long). ``assigned`` maps node names to the provider that took them, None where it does not tell.
+    ``reason`` is the provider's own words. ``version`` names package and version of what ran it.
+    """
+
+    status: Literal["ran", "built", "refused", "crashed"]
+    outputs: tuple[dict[str, np.ndarray], ...] = ()
+    assigned: Mapping[str, str] | None = None
+    reason: str | None = None
+    version: str = ""
+
+
+class Sandbox(Protocol):
+    """A provider, emulator or compiler in an environment and a process of its own.
+
+    ``gives`` says what it proves: ``numbers`` (it computes) or ``build`` (it only compiles).
+    ``licence`` is that of what ``install`` fetches; none of it is ever redistributed.
+    """
+
+    name: str
+    summary: str
+    licence: str
+    gives: Literal["numbers", "build"]
+
+    def missing(self) -> str | None:
+        """Why it cannot be used on this machine now, in words; None if it can."""
+
+    def install(self, progress: Progress) -> None:
+        """Fetch what is missing into the cache; raises ProviderError with the reason if that fails."""
+
+    def run(
+        self, tasks: Sequence[Task], *, arguments: Mapping[str, str] | None = None, timeout_s: float = 300.0
+    ) -> list[Outcome]:
+        """One outcome per task, in order; a task that kills the process costs only itself.
+
+        ``arguments`` come from the profile (``verification.arguments``). ``timeout_s`` is per task.
+        Raises ProviderError if the sandbox is not installed.
+        """
