@@ -5,5 +5,6 @@ them is ever imported here.
 """
 
 from edgeq.sandbox.protocol import Outcome, Sandbox, Task
+from edgeq.sandbox.registry import find_sandbox, sandbox_names
 
-__all__ = ["Outcome", "Sandbox", "Task"]
+__all__ = ["Outcome", "Sandbox", "Task", "find_sandbox", "sandbox_names"]

@@ -53,13 +53,15 @@ class Sandbox(Protocol):
     """A provider, emulator or compiler in an environment and a process of its own.
 
     ``gives`` says what it proves: ``numbers`` (it computes) or ``build`` (it only compiles).
-    ``licence`` is that of what ``install`` fetches; none of it is ever redistributed.
+    ``licence`` is that of what ``install`` fetches, ``size_mb`` how much that is (0: nothing); none of it
+    is ever redistributed.
     """
 
     name: str
     summary: str
     licence: str
     gives: Literal["numbers", "build"]
+    size_mb: int
 
     def missing(self) -> str | None:
         """Why it cannot be used on this machine now, in words; None if it can."""

@@ -1,0 +1,65 @@
+"""The providers that can share edgeq's own packages, still in a process of their own: the CPU, and Qualcomm's emulator.
+
+The HTP emulator is a plugin of the ONNX Runtime that is installed; it can end the process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from edgeq.errors import ProviderError
+from edgeq.progress import Progress
+from edgeq.sandbox.process import Worker, python_command, run_tasks
+from edgeq.sandbox.protocol import Outcome, Task
+
+__all__ = ["CpuSandbox", "QnnSandbox"]
+
+
+class CpuSandbox:
+    """ONNX Runtime's CPU provider of this installation, on this machine's processor."""
+
+    name = "cpu"
+    summary = "ONNX Runtime's CPU provider, on this machine's processor"
+    licence = "MIT"
+    gives: Literal["numbers", "build"] = "numbers"
+    size_mb = 0
+
+    def missing(self) -> str | None:
+        return None
+
+    def install(self, progress: Progress) -> None:
+        pass
+
+    def run(
+        self, tasks: Sequence[Task], *, arguments: Mapping[str, str] | None = None, timeout_s: float = 300.0
+    ) -> list[Outcome]:
+        return run_tasks(Worker(python_command()), tasks, arguments=arguments, timeout_s=timeout_s)
+
+
+class QnnSandbox:
+    """Qualcomm's HTP, emulated on x86-64 Linux by onnxruntime-qnn."""
+
+    name = "qnn"
+    summary = "Qualcomm's NPU (HTP), emulated: takes and refuses nodes as the chip does, with its integers"
+    licence = "Qualcomm's own, MIT for the plugin"
+    gives: Literal["numbers", "build"] = "numbers"
+    size_mb = 99
+
+    def missing(self) -> str | None:
+        if importlib.util.find_spec("onnxruntime_qnn") is None:
+            return "the package onnxruntime-qnn is not installed"
+        return None
+
+    def install(self, progress: Progress) -> None:  # noqa: ARG002 the protocol's
+        raise ProviderError(
+            "onnxruntime-qnn is an extra of edgeq, not a sandbox of its own", remedy="pip install 'edgeq[npu]'"
+        )
+
+    def run(
+        self, tasks: Sequence[Task], *, arguments: Mapping[str, str] | None = None, timeout_s: float = 300.0
+    ) -> list[Outcome]:
+        if why := self.missing():
+            raise ProviderError(f"the sandbox {self.name!r} is not usable: {why}", remedy="pip install 'edgeq[npu]'")
+        return run_tasks(Worker(python_command()), tasks, arguments=arguments, timeout_s=timeout_s)

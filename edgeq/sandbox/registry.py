@@ -1,0 +1,27 @@
+"""All sandboxes by name: the one place that knows them. Each has a file of its own; add a line here."""
+
+from __future__ import annotations
+
+from edgeq.errors import ConfigError
+from edgeq.sandbox.local import CpuSandbox, QnnSandbox
+from edgeq.sandbox.protocol import Sandbox
+
+__all__ = ["find_sandbox", "sandbox_names"]
+
+_SANDBOXES: tuple[Sandbox, ...] = (
+    CpuSandbox(),
+    QnnSandbox(),
+)
+
+
+def sandbox_names() -> tuple[str, ...]:
+    """The names of all sandboxes, whether installed or not."""
+    return tuple(sandbox.name for sandbox in _SANDBOXES)
+
+
+def find_sandbox(name: str) -> Sandbox:
+    """The sandbox of that name; raises ConfigError that lists what there is."""
+    for sandbox in _SANDBOXES:
+        if sandbox.name == name:
+            return sandbox
+    raise ConfigError(f"there is no sandbox {name!r}", remedy=f"choose one of: {', '.join(sandbox_names())}")
