@@ -179,11 +179,17 @@ class _Search:
             self.reasons[str(node.name)] = f"absorbed by {producer.name}"
 
     def _absorbable(self, node: ir.Node) -> bool:
-        """The integers' range must lie within the bounds; zero is always in it, so it must be within, too.
+        """Whether the kernel before ``node`` can do its work.
 
-        Symmetric types reach as far below zero as above, beyond any Relu.
+        A kernel that computes it before rounding takes any constant bounds. Where the integers' ends
+        are to cut, their range must lie within the bounds; zero is always in it, so it must be within,
+        too. Symmetric types reach as far below zero as above, beyond any Relu.
         """
-        if self.target.activations.symmetric or self._dynamic_attribute(node):
+        if self._dynamic_attribute(node):
+            return False
+        if self.target.activations.absorption == "kernel":
+            return True
+        if self.target.activations.symmetric:
             return False
         if node.op_type != "Clip":
             return True
@@ -257,8 +263,10 @@ class _Search:
             for value in self.data_inputs(node):
                 activations.setdefault(str(value.name), {})[name] = None
                 owner.setdefault(str(value.name), str(value.name))
-            # Without a Q behind an absorbed Relu, ONNX Runtime fuses nothing at all (see docs/targets.md, traps).
-            required = self.integer[name].output == "required" or name in self.absorbing
+            # A Relu that the Q behind it cuts off needs that Q (and without it, ONNX Runtime's CPU kernels
+            # fuse nothing at all, see docs/targets.md, traps); one that the kernel computes needs none.
+            cut = name in self.absorbing and self.target.activations.absorption == "range"
+            required = self.integer[name].output == "required" or cut
             for output in self.outputs_of(node):
                 wanted = [reader for reader in self.readers(output) if required or reader in quantizes]
                 if required or wanted:

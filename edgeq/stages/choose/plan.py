@@ -176,8 +176,12 @@ class _Planner:
         if producer is None or found is None:
             return None, ""
         low, high = found
-        # The end is exclusive: 8-bit Softmax has the scale 1/256, as kernels expect it.
+        # The end is exclusive: 8-bit Softmax has the scale 1/256, as kernels expect it; 1/128 where half
+        # of the levels are for negative numbers.
         bits = self.layout.scheme.activation_bits or 8
+        if self.target.activations.symmetric:
+            share = 1 - 2.0 ** (1 - bits)
+            return (low * share, high * share), producer.op_type
         return (low, high - (high - low) / 2**bits), producer.op_type
 
     # -- constants
