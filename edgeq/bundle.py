@@ -17,13 +17,14 @@ from edgeq.errors import ConfigError, ValidationError
 from edgeq.recipe import Preprocess
 from edgeq.report import PlanRow, Size, decode, encode
 from edgeq.source import Licence, Parity
-from edgeq.target import Provider
+from edgeq.target import Provider, Verification
 
 __all__ = [
     "MANIFEST_SCHEMA",
     "Bundle",
     "Calibration",
     "FileEntry",
+    "GraphEntry",
     "Manifest",
     "Samples",
     "TensorEntry",
@@ -73,12 +74,30 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     licence: str
 
 
+class GraphEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One graph of a bundle: its file, the target it was made for, and how a session with it is made.
+
+    All graphs of a bundle have the same inputs and outputs. ``sqnr_db`` is what ``Samples.sqnr_db`` is for
+    the first graph; ``verification`` is the target's, so that a bundle can be checked without its profile.
+    """
+
+    model: str
+    target: str
+    precision: str
+    provider: Provider
+    verification: Verification | None = None
+    size: Size | None = None
+    plan: tuple[PlanRow, ...] = ()
+    sqnr_db: dict[str, float] = {}
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything a program needs to load, check and describe the bundle.
 
     ``files`` (paths with forward slashes, relative to the bundle), ``inputs``, ``outputs``,
     ``samples`` and ``labels`` are filled in by ``edgeq.stages.package.write_bundle``. ``provider`` holds
     the execution provider and its options, and the session options the model was made for.
+    ``fallback`` is a second graph, for devices on which that provider is missing or fails.
     """
 
     schema: int = MANIFEST_SCHEMA
@@ -87,6 +106,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     target: str
     precision: str
     provider: Provider
+    verification: Verification | None = None
+    fallback: GraphEntry | None = None
     task: str | None = None
     preprocess: Preprocess | None = None
     calibration: Calibration | None = None
@@ -102,6 +123,25 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     outputs: tuple[TensorEntry, ...] = ()
     samples: Samples | None = None
     labels: str | None = None
+
+    @property
+    def main(self) -> GraphEntry:
+        """The first graph, described as the fallback is."""
+        return GraphEntry(
+            model=MODEL,
+            target=self.target,
+            precision=self.precision,
+            provider=self.provider,
+            verification=self.verification,
+            size=self.size,
+            plan=self.plan,
+            sqnr_db=self.samples.sqnr_db if self.samples else {},
+        )
+
+    @property
+    def graphs(self) -> tuple[GraphEntry, ...]:
+        """All graphs, the one to try first in front."""
+        return (self.main,) if self.fallback is None else (self.main, self.fallback)
 
     def to_json(self) -> bytes:
         """UTF-8 JSON with sorted keys; the same bytes for the same manifest."""
@@ -149,7 +189,7 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
             remedy="give the folder that `edgeq export` wrote",
         ) from None
     manifest = Manifest.from_json(text, where=str(file))
-    named = {MODEL, *([manifest.labels] if manifest.labels else [])}
+    named = {*(graph.model for graph in manifest.graphs), *([manifest.labels] if manifest.labels else [])}
     if manifest.samples:
         named |= {*manifest.samples.inputs.values(), *manifest.samples.outputs.values()}
     if missing := sorted(named - set(manifest.files)):
