@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 from edgeq.errors import ProviderError
 from edgeq.progress import Progress
 from edgeq.sandbox.process import Worker, python_command, run_tasks
 from edgeq.sandbox.protocol import Outcome, Task
+
+if TYPE_CHECKING:
+    from edgeq.target import Provider
 
 __all__ = ["CpuSandbox", "QnnSandbox"]
 
@@ -25,6 +31,8 @@ class CpuSandbox:
     licence = "MIT"
     gives: Literal["numbers", "build"] = "numbers"
     size_mb = 0
+    quick = True
+    option: str | None = None
 
     def missing(self) -> str | None:
         return None
@@ -39,13 +47,15 @@ class CpuSandbox:
 
 
 class QnnSandbox:
-    """Qualcomm's HTP, emulated on x86-64 Linux by onnxruntime-qnn."""
+    """Qualcomm's HTP, emulated on x86-64 Linux by onnxruntime-qnn; arguments are options of the provider."""
 
     name = "qnn"
     summary = "Qualcomm's NPU (HTP), emulated: takes and refuses nodes as the chip does, with its integers"
     licence = "Qualcomm's own, MIT for the plugin"
     gives: Literal["numbers", "build"] = "numbers"
     size_mb = 99
+    quick = True
+    option: str | None = "soc_model"
 
     def missing(self) -> str | None:
         if importlib.util.find_spec("onnxruntime_qnn") is None:
@@ -62,4 +72,9 @@ class QnnSandbox:
     ) -> list[Outcome]:
         if why := self.missing():
             raise ProviderError(f"the sandbox {self.name!r} is not usable: {why}", remedy="pip install 'edgeq[npu]'")
-        return run_tasks(Worker(python_command()), tasks, arguments=arguments, timeout_s=timeout_s)
+        chosen = [replace(task, provider=_with_options(task.provider, arguments or {})) for task in tasks]
+        return run_tasks(Worker(python_command()), chosen, timeout_s=timeout_s)
+
+
+def _with_options(provider: Provider, options: Mapping[str, str]) -> Provider:
+    return msgspec.structs.replace(provider, options={**provider.options, **options})

@@ -54,7 +54,9 @@ class Sandbox(Protocol):
 
     ``gives`` says what it proves: ``numbers`` (it computes) or ``build`` (it only compiles).
     ``licence`` is that of what ``install`` fetches, ``size_mb`` how much that is (0: nothing); none of it
-    is ever redistributed.
+    is ever redistributed. ``quick``: a model that runs here in a second takes a few there, so that every
+    export can afford it; emulated processors and browsers are not. ``option`` is the argument that the short
+    spelling ``NAME:VALUE`` sets, such as the processor to emulate (None: it takes none).
     """
 
     name: str
@@ -62,6 +64,8 @@ class Sandbox(Protocol):
     licence: str
     gives: Literal["numbers", "build"]
     size_mb: int
+    quick: bool
+    option: str | None
 
     def missing(self) -> str | None:
         """Why it cannot be used on this machine now, in words; None if it can."""
