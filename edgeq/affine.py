@@ -10,7 +10,16 @@ import numpy as np
 
 from edgeq.qtypes import PerAxis, PerBlock, PerTensor, QParams, TensorSpec
 
-__all__ = ["SCALE_FLOOR", "blocks", "dequantize", "expand", "fake_quantize", "quantize", "range_to_qparams"]
+__all__ = [
+    "SCALE_FLOOR",
+    "blocks",
+    "dequantize",
+    "expand",
+    "fake_quantize",
+    "legal_scale",
+    "quantize",
+    "range_to_qparams",
+]
 
 SCALE_FLOOR = np.float32(2.0**-23)
 """Scale of a dead channel: small enough to hold nothing, large enough to stay a normal float32."""
@@ -56,7 +65,7 @@ def quantize(x: np.ndarray, qparams: QParams) -> np.ndarray:
     zero = expand(qparams.zero_point.astype(np.float32), spec, x.shape)
     # float32 on purpose: rounding x / scale in float64 differs from ONNX Runtime at ties.
     levels = np.rint(x.astype(np.float32, copy=False) / scale) + zero
-    return np.clip(levels, spec.dtype.qmin, spec.dtype.qmax).astype(spec.dtype.dtype)
+    return np.clip(levels, spec.qmin, spec.qmax).astype(spec.dtype.dtype)
 
 
 def dequantize(q: np.ndarray, qparams: QParams) -> np.ndarray:
@@ -80,12 +89,19 @@ def range_to_qparams(lo: np.ndarray | float, hi: np.ndarray | float, spec: Tenso
     """
     lo = np.minimum(np.asarray(lo, dtype=np.float64), 0.0)
     hi = np.maximum(np.asarray(hi, dtype=np.float64), 0.0)
-    dtype = spec.dtype
     if spec.symmetric:
-        middle = 0 if dtype.signed else 1 << (dtype.bits - 1)
-        scale = np.maximum(np.maximum(-lo, hi) / (dtype.qmax - middle), SCALE_FLOOR)
-        zero = np.full(scale.shape, middle)
+        scale = legal_scale(np.maximum(-lo, hi) / (spec.qmax - spec.middle), spec)
+        zero = np.full(scale.shape, spec.middle)
     else:
-        scale = np.maximum((hi - lo) / (dtype.qmax - dtype.qmin), SCALE_FLOOR)
-        zero = np.clip(np.rint(dtype.qmin - lo / scale), dtype.qmin, dtype.qmax)
-    return QParams(np.asarray(scale, dtype=np.float32), np.asarray(zero).astype(dtype.dtype), spec)
+        scale = legal_scale((hi - lo) / (spec.qmax - spec.qmin), spec)
+        zero = np.clip(np.rint(spec.qmin - lo / scale), spec.qmin, spec.qmax)
+    return QParams(np.asarray(scale, dtype=np.float32), np.asarray(zero).astype(spec.dtype.dtype), spec)
+
+
+def legal_scale(scale: np.ndarray | float, spec: TensorSpec) -> np.ndarray:
+    """The least scale that ``spec`` allows and that covers as much as ``scale``, float64 of the same shape."""
+    scale = np.maximum(np.asarray(scale, dtype=np.float64), np.float64(SCALE_FLOOR))
+    if not spec.power_of_two:
+        return scale
+    # A scale that is a power of two but for the last bits of float32 stays that power.
+    return np.exp2(np.ceil(np.log2(scale) - 2.0**-22))

@@ -114,11 +114,32 @@ Granularity = PerTensor | PerAxis | PerBlock
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """How one tensor is to be quantized."""
+    """How one tensor is to be quantized.
+
+    ``reduced`` leaves one bit unused (-64 .. 63 in int8), for kernels whose products saturate;
+    ``power_of_two`` allows no other scales.
+    """
 
     dtype: IntType
     symmetric: bool
     granularity: Granularity = field(default_factory=PerTensor)
+    reduced: bool = False
+    power_of_two: bool = False
+
+    @property
+    def qmin(self) -> int:
+        """The lowest integer that may be used."""
+        return self.middle - (self.middle - self.dtype.qmin) // 2 if self.reduced else self.dtype.qmin
+
+    @property
+    def qmax(self) -> int:
+        """The highest integer that may be used."""
+        return self.middle + (self.dtype.qmax - self.middle) // 2 if self.reduced else self.dtype.qmax
+
+    @property
+    def middle(self) -> int:
+        """The zero point of symmetric tensors."""
+        return 0 if self.dtype.signed else 1 << (self.dtype.bits - 1)
 
 
 @dataclass(frozen=True)
@@ -152,8 +173,8 @@ class QParams:
     def real_range(self) -> tuple[float, float]:
         """The smallest and largest real number that any element can hold."""
         zero = self.zero_point.astype(np.float64)
-        low = ((self.spec.dtype.qmin - zero) * self.scale).min()
-        high = ((self.spec.dtype.qmax - zero) * self.scale).max()
+        low = ((self.spec.qmin - zero) * self.scale).min()
+        high = ((self.spec.qmax - zero) * self.scale).max()
         return float(low), float(high)
 
 

@@ -197,6 +197,34 @@ def test_quantize_is_monotonic() -> None:
         assert (np.diff(q) >= 0).all()
 
 
+@pytest.mark.parametrize("kind", ALL_TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("symmetric", SYMMETRIES)
+def test_a_reduced_type_uses_half_of_the_levels_around_its_middle(kind: IntType, symmetric: bool) -> None:
+    if kind.bits == 2:
+        return
+    spec = TensorSpec(kind, symmetric, reduced=True)
+    x = np.linspace(-3, 5, 999, dtype=np.float32)
+    used = quantize(x, range_to_qparams(-3.0, 5.0, spec)).astype(np.int64) - spec.middle
+    assert used.min() >= -(2 ** (kind.bits - 2))
+    assert used.max() == 2 ** (kind.bits - 2) - 1
+    beyond = quantize(np.float32([-1e9, 1e9]), range_to_qparams(-3.0, 5.0, spec)).astype(np.int64) - spec.middle
+    assert beyond.tolist() == [-(2 ** (kind.bits - 2)), 2 ** (kind.bits - 2) - 1]
+
+
+@pytest.mark.parametrize("symmetric", SYMMETRIES)
+def test_the_least_power_of_two_that_covers_the_range(symmetric: bool) -> None:
+    spec = TensorSpec(IntType(8, True), symmetric, power_of_two=True)
+    for lo, hi in [(-1.0, 0.9), (-1e-30, 0), (-300.0, 2.0), (0.0, 6.0), (-127 / 1024, 0.0)]:
+        qparams, free = range_to_qparams(lo, hi, spec), range_to_qparams(lo, hi, TensorSpec(spec.dtype, symmetric))
+        mantissa, _ = np.frexp(qparams.scale)
+        assert mantissa == 0.5
+        assert free.scale <= qparams.scale < 2 * free.scale
+    assert float(range_to_qparams(0.0, np.float32(6.35), TensorSpec(IntType(8, True), True, power_of_two=True)).scale) \
+        == 1 / 16  # fmt: skip
+    exact = range_to_qparams(-127 / 1024, 0.0, TensorSpec(IntType(8, True), True, power_of_two=True))
+    assert float(exact.scale) == 1 / 1024
+
+
 # -- range_to_qparams
 
 

@@ -102,3 +102,45 @@ def test_half_of_the_levels_span_a_fixed_range(op: str, scale: float) -> None:
     chain = quantized(model, target)
     (found,) = (d.qparams for d in chain.plan if d.tensor == "b")
     assert float(found.scale) == pytest.approx(scale, rel=1e-6)
+
+
+def test_scales_are_powers_of_two_where_the_target_knows_no_others() -> None:
+    target = load_target("linux-x64")
+    replace = msgspec.structs.replace
+    target = replace(
+        target,
+        activations=replace(target.activations, types={"8": "int8"}, symmetric=True, scale="power-of-two"),
+        weights=replace(target.weights, scale="power-of-two"),
+    )
+    model = parse(
+        f"g (float[1,3,8,8] x) => (float y) {{ a = {CONV}(x, w, b) c = Add(a, k) y = {CONV}(c, w2, huge) }}",
+        w=weights(8, 3, 3, 3),
+        w2=weights(8, 8, 3, 3, scale=1e-6),
+        b=weights(8),
+        k=weights(8, 1, 1),
+        huge=np.full(8, 1e5, np.float32),  # raises the weight's scale, or it would not fit into 32 bits
+    )
+    chain = quantized(model, target)
+    assert len(chain.plan.quantized) == 9
+    for decision in chain.plan.quantized:
+        assert decision.qparams is not None
+        assert (np.frexp(decision.qparams.scale)[0] == 0.5).all(), decision.tensor
+    assert any("raised" in decision.rule for decision in chain.plan)
+    for sample in chain.feed:
+        np.testing.assert_allclose(chain.run(sample)["y"], run_model(model, sample)["y"], rtol=0.02)
+
+
+def test_8_bit_weights_of_products_leave_a_bit_where_products_saturate() -> None:
+    target = load_target("linux-x64")
+    target = msgspec.structs.replace(target, weights=msgspec.structs.replace(target.weights, reduce_range=True))
+    text = "g (float[4,32] x) => (float y) { a = Gemm(x, m, b) c = Mul(a, k) y = MatMul(c, m) }"
+    constants = {"m": weights(32, 32), "b": weights(32), "k": weights(32, seed=2)}
+    chain = quantized(parse(text, **constants), target)
+    stored = {name: value.const_value.numpy() for name, value in chain.model.graph.initializers.items()}
+    integers = [array for name, array in stored.items() if "m_quantized" in name]
+    assert len(integers) == 2
+    assert all(array.min() >= -64 and array.max() <= 63 for array in integers)
+    assert np.ptp(stored["k_quantized"].astype(int)) > 127  # no product of sums: all levels are used
+    stored = quantized(parse(text, **constants), target, "w8").model.graph.initializers
+    blocks = [value.const_value.numpy() for name, value in stored.items() if "quantized" in name]
+    assert all(np.abs(array.astype(int)).max() > 64 for array in blocks)  # weight-only: nothing saturates

@@ -17,6 +17,7 @@ SPECS = [
     TensorSpec(IntType(bits, signed), symmetric)
     for bits, signed, symmetric in itertools.product((4, 8, 16), (True, False), (True, False))
 ]
+POWERS = [TensorSpec(IntType(8, signed), True, power_of_two=True) for signed in (True, False)]
 N = 40_000
 
 
@@ -63,7 +64,11 @@ def true_error(x: np.ndarray, lo: float, hi: float, spec: TensorSpec) -> float:
     return float((np.where((x < first) | (x > last), CLIP_WEIGHT, 1.0) * error).sum())
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.dtype.name}-{'symmetric' if s.symmetric else 'affine'}")
+@pytest.mark.parametrize(
+    "spec",
+    [*SPECS, *POWERS],
+    ids=lambda s: f"{s.dtype.name}-{'symmetric' if s.symmetric else 'affine'}{'-power' if s.power_of_two else ''}",
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_mse_is_never_worse_than_minmax(name: str, spec: TensorSpec) -> None:
     x = draw(name)
@@ -71,6 +76,16 @@ def test_mse_is_never_worse_than_minmax(name: str, spec: TensorSpec) -> None:
     full = true_error(x, *minmax(stats, spec), spec)
     # Bins stand for their values; 16-bit steps are finer than a bin, and there the full range wins anyway.
     assert true_error(x, *mse(stats, spec), spec) <= full * 1.01 + 1e-20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_of_the_powers_of_two_mse_takes_the_best(name: str) -> None:
+    x, spec = draw(name), POWERS[0]
+    stats = observe(x)
+    found = true_error(x, *mse(stats, spec), spec)
+    for exponent in range(-30, 8):
+        high = 127 * 2.0**exponent
+        assert found <= true_error(x, -high, high, spec) * 1.01 + 1e-20
 
 
 @pytest.mark.parametrize("name", ["normal", "laplace", "outlier", "heavy tails"])

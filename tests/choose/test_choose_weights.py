@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from edgeq.affine import SCALE_FLOOR, fake_quantize
+from edgeq.affine import SCALE_FLOOR, fake_quantize, quantize
 from edgeq.qtypes import Granularity, IntType, PerAxis, PerBlock, PerTensor, TensorSpec
 from edgeq.stages.choose import weights as room
 from edgeq.stages.choose.weights import weight_qparams
@@ -58,6 +60,34 @@ def test_close_to_the_best_scale_of_all() -> None:
             for f in np.linspace(0.02, 1, 2000)
         )
         assert error(x, found) <= best * 1.03
+
+
+@pytest.mark.parametrize("dtype", ["int4", "int8"])
+@pytest.mark.parametrize("kind", ["normal", "laplace", "outliers", "channels"])
+def test_the_best_power_of_two_of_all(kind: str, dtype: str) -> None:
+    x, spec = draw(kind), TensorSpec(IntType.parse(dtype), True, PerAxis(0), power_of_two=True)
+    found = weight_qparams(x, spec)
+    assert (np.frexp(found.scale)[0] == 0.5).all()
+    for row in range(0, len(x), 7):
+        one = replace(spec, granularity=PerTensor())
+        errors = [
+            error(x[row], type(found)(np.asarray(2.0**e, np.float32), found.zero_point[0], one)) for e in range(-30, 8)
+        ]
+        own = type(found)(found.scale[row], found.zero_point[row], one)
+        assert error(x[row], own) <= min(errors) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_a_reduced_range_stays_within_7_bits(clip: bool) -> None:
+    x, spec = draw("outliers"), TensorSpec(IntType(8, True), True, PerAxis(0), reduced=True)
+    found = weight_qparams(x, spec, clip=clip)
+    integers = quantize(x, found)
+    assert integers.min() >= -64
+    assert integers.max() <= 63
+    if not clip:
+        assert np.abs(integers).max() == 63
+    full = weight_qparams(x, replace(spec, reduced=False), clip=clip)
+    assert 3 < error(x, found) / error(x, full) < 5  # one bit: four times the squared error
 
 
 @pytest.mark.parametrize(

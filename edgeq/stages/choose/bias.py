@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from edgeq.affine import legal_scale
 from edgeq.qtypes import Decision, IntType, PerAxis, PerTensor, QParams, TensorSpec
 from edgeq.stages.choose.roles import channel_axis
 
@@ -42,8 +43,8 @@ def bias_decision(
         needed = needed.max()
     rule = "int32 at input scale x weight scale"
     if (needed > weight.scale).any():
-        scale = np.maximum(weight.scale, needed.astype(np.float32) * np.float32(1.0001))
-        weight = QParams(scale.astype(np.float32), weight.zero_point, weight.spec)
+        scale = np.maximum(weight.scale, legal_scale(needed * 1.0001, weight.spec)).astype(np.float32)
+        weight = QParams(scale, weight.zero_point, weight.spec)
         rule += "; weight scale raised, or the bias would overflow"
     # The product is taken in float32, as the consumer of the graph takes it to check the bias scale.
     scale = np.maximum(data.scale * weight.scale, np.finfo(np.float32).tiny).astype(np.float32)

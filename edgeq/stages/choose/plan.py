@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -14,7 +15,9 @@ from edgeq.errors import ConfigError
 from edgeq.graph import constant_array
 from edgeq.qtypes import (
     Decision,
+    Granularity,
     IntType,
+    NodeForecast,
     PerAxis,
     PerBlock,
     PerTensor,
@@ -117,7 +120,7 @@ class _Planner:
             rule = f"shares the scale of {owner}: the data only moves"
             self.decisions.append(Decision(tensor, "activation", readers, rule, self.activations[tensor]))
             return
-        spec = TensorSpec(self._activation_type(), self.target.activations.symmetric)
+        spec = self._activation_spec(self._activation_type())
         fixed, producer = self._fixed_range(owner)
         if owner in self.layout.constants:
             qparams = self._operand_qparams(self._constant(owner), self._activation_type())
@@ -262,11 +265,14 @@ class _Planner:
             )
         axis = channel_axis(node, weight.ndim)
         dtype = IntType.parse(name)
+        granularity: Granularity = PerTensor()
         if self.layout.scheme.block is not None and weight.ndim == 2:
-            return TensorSpec(dtype, True, PerBlock(0, self.layout.scheme.block))
-        if capability.per_channel and axis is not None:
-            return TensorSpec(dtype, True, PerAxis(axis))
-        return TensorSpec(dtype, True, PerTensor())
+            granularity = PerBlock(0, self.layout.scheme.block)
+        elif capability.per_channel and axis is not None:
+            granularity = PerAxis(axis)
+        # Only sums of products of integers saturate, and those with fewer bits are small enough.
+        reduced = self.target.weights.reduce_range and bits == 8 and not self.layout.scheme.weight_only
+        return TensorSpec(dtype, True, granularity, reduced, self.target.weights.scale == "power-of-two")
 
     def _table(self, node: ir.Node) -> None:
         """One scale per column: it survives the look-up of rows, so only those are dequantized."""
@@ -299,12 +305,17 @@ class _Planner:
         held = None if value is None else self.activations.get(str(value.name))
         if name is None or value is None or held is None:
             return
-        qparams = range_to_qparams(*held.real_range, TensorSpec(IntType.parse(name), True))
+        spec = replace(self._activation_spec(IntType.parse(name)), symmetric=True)
+        qparams = range_to_qparams(*held.real_range, spec)
         rule = f"converted to {name} in front of {node.op_type}"
         self.decisions.append(Decision(str(value.name), "operand", (str(node.name),), rule, qparams))
 
+    def _activation_spec(self, dtype: IntType) -> TensorSpec:
+        rules = self.target.activations
+        return TensorSpec(dtype, rules.symmetric, power_of_two=rules.scale == "power-of-two")
+
     def _operand_qparams(self, array: np.ndarray, dtype: IntType) -> QParams:
-        spec = TensorSpec(dtype, self.target.activations.symmetric)
+        spec = self._activation_spec(dtype)
         low, high = float(array.min(initial=0.0)), float(array.max(initial=0.0))
         return range_to_qparams(low, max(high, low + self.target.activations.min_range), spec)
 

@@ -7,6 +7,7 @@ Every method has one signature, ``(TensorStats, TensorSpec) -> (lo, hi)``, and i
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -61,25 +62,35 @@ def mse(stats: TensorStats, spec: TensorSpec) -> tuple[float, float]:
     The error of a range is split as in OCTAV (Sakr et al. 2022, arXiv 2206.06501, equation 3): rounding,
     ``s^2 / 12`` for each value inside, and clipping, ``(x - edge)^2`` for each outside, which suffix
     sums of the histogram give for all candidates at once. The best few and the full range are then
-    measured exactly on the bins.
+    measured exactly on the bins. Of powers of two there are few: all are measured, down to 1/16.
     """
     counts, edges = _bins(stats)
     centers = _centers(edges)
+    if spec.power_of_two:
+        finalists = [(stats.lo * share, stats.hi * share) for share in 0.5 ** np.arange(5)]
+        return _best(counts, centers, finalists, spec, stats)
     lows = _candidates(min(stats.lo, 0.0))
     highs = _candidates(max(stats.hi, 0.0))
     if spec.symmetric:
         highs = _candidates(max(-stats.lo, stats.hi, 0.0))
         lows = -highs
         clip = _clip_error(counts, centers, highs) + _clip_error(counts[::-1], -centers[::-1], highs)
-        steps = highs / (spec.dtype.qmax if spec.dtype.signed else spec.dtype.qmax // 2)
+        steps = highs / (spec.qmax - spec.middle)
     else:
         below = _clip_error(counts[::-1], -centers[::-1], -lows)
         clip = (below[:, None] + _clip_error(counts, centers, highs)[None, :]).ravel()
         lows, highs = np.repeat(lows, len(highs)), np.tile(highs, len(lows))
-        steps = (highs - lows) / (spec.dtype.qmax - spec.dtype.qmin)
+        steps = (highs - lows) / (spec.qmax - spec.qmin)
     rounded = counts[np.abs(centers) > 0].sum()
     best = np.argsort(CLIP_WEIGHT * clip + rounded * steps**2 / 12, kind="stable")[:8]
     finalists = [(stats.lo, stats.hi), *((float(lows[index]), float(highs[index])) for index in best)]
+    return _best(counts, centers, finalists, spec, stats)
+
+
+def _best(
+    counts: np.ndarray, centers: np.ndarray, finalists: list[tuple[float, float]], spec: TensorSpec, stats: TensorStats
+) -> tuple[float, float]:
+    """The range with the least error, cut to what was seen."""
     errors = [_exact_error(counts, centers, low, high, spec) for low, high in finalists]
     low, high = finalists[int(np.argmin(errors))]
     return max(low, stats.lo), min(high, stats.hi)
@@ -96,7 +107,7 @@ def entropy(stats: TensorStats, spec: TensorSpec) -> tuple[float, float]:
     # The zeros that ReLU leaves say nothing about the range (pytorch-quantization drops them, too).
     spike = np.flatnonzero(edges[:-1] == 0)
     counts[spike] = counts[np.minimum(spike + 1, len(counts) - 1)]
-    levels = spec.dtype.qmax - spec.dtype.qmin + 1
+    levels = spec.qmax - spec.qmin + 1
     zero = min(int(np.searchsorted(edges, 0.0)), len(counts))
     best, best_divergence = (stats.lo, stats.hi), np.inf
     for share in np.linspace(1.0, 1.0 / 16, CANDIDATES):
@@ -152,8 +163,7 @@ def _clip_error(counts: np.ndarray, centers: np.ndarray, highs: np.ndarray) -> n
 
 
 def _exact_error(counts: np.ndarray, centers: np.ndarray, low: float, high: float, spec: TensorSpec) -> float:
-    per_tensor = TensorSpec(spec.dtype, spec.symmetric, PerTensor())
-    qparams = range_to_qparams(low, high, per_tensor)
+    qparams = range_to_qparams(low, high, replace(spec, granularity=PerTensor()))
     error = np.square(centers - fake_quantize(centers.astype(np.float32), qparams))
     first, last = qparams.real_range
     weight = np.where((centers < first) | (centers > last), CLIP_WEIGHT, 1.0)

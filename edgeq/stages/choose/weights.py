@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from edgeq.affine import SCALE_FLOOR, blocks, fake_quantize
+from edgeq.affine import SCALE_FLOOR, blocks, fake_quantize, legal_scale
 from edgeq.qtypes import PerAxis, PerBlock, PerTensor, QParams, TensorSpec
 
 __all__ = ["weight_qparams"]
@@ -18,7 +20,8 @@ def weight_qparams(weight: np.ndarray, spec: TensorSpec, *, clip: bool = True) -
 
     With ``clip`` the scale minimizes the squared error; candidates are the largest magnitude, the
     fixed point of OCTAV's Newton step (Sakr et al. 2022, arXiv 2206.06501, equation 5) and a few
-    multiples of each, measured exactly. Without, the largest magnitude decides.
+    multiples of each, measured exactly; powers of two are tried downwards from the one that clips
+    nothing. Without, the largest magnitude decides.
     """
     if not spec.symmetric:
         raise ValueError("weights are quantized symmetrically")
@@ -27,13 +30,12 @@ def weight_qparams(weight: np.ndarray, spec: TensorSpec, *, clip: bool = True) -
     step = max(1, _CHUNK // rows.shape[1])
     scales = [_row_scales(rows[i : i + step], spec, top, clip) for i in range(0, len(rows), step)]
     scale = np.maximum(np.concatenate(scales).reshape(shape), SCALE_FLOOR).astype(np.float32)
-    middle = 0 if spec.dtype.signed else 1 << (spec.dtype.bits - 1)
-    return QParams(scale, np.full(shape, middle).astype(spec.dtype.dtype), spec)
+    return QParams(scale, np.full(shape, spec.middle).astype(spec.dtype.dtype), spec)
 
 
 def _levels(spec: TensorSpec) -> int:
-    """Largest magnitude in steps: 127 for 8 bits, both signs alike."""
-    return spec.dtype.qmax if spec.dtype.signed else (1 << (spec.dtype.bits - 1)) - 1
+    """Largest magnitude in steps: 127 for 8 bits (63 if one is left unused), both signs alike."""
+    return spec.qmax - spec.middle
 
 
 def _rows(weight: np.ndarray, spec: TensorSpec) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -52,20 +54,32 @@ def _rows(weight: np.ndarray, spec: TensorSpec) -> tuple[np.ndarray, tuple[int, 
 def _row_scales(rows: np.ndarray, spec: TensorSpec, top: int, clip: bool) -> np.ndarray:
     magnitudes = np.abs(rows)
     largest = magnitudes.max(axis=1) / np.float32(top)
+    if spec.power_of_two:
+        largest = legal_scale(largest, spec).astype(np.float32)
     if not clip:
         return largest
-    octav = _octav(magnitudes, spec.dtype.bits) / np.float32(top)
-    fractions = (1.0, 0.95, 0.9, 1.05) if spec.dtype.bits >= 8 else np.linspace(0.6, 1.3, 15)
-    candidates = [largest, *(np.minimum(octav * np.float32(f), largest) for f in fractions)]
     best, best_error = largest, np.full(len(rows), np.inf)
-    row_spec = TensorSpec(spec.dtype, True, PerAxis(0))
-    middle = np.full(len(rows), 0 if spec.dtype.signed else 1 << (spec.dtype.bits - 1)).astype(spec.dtype.dtype)
+    row_spec = replace(spec, granularity=PerAxis(0))
+    middle = np.full(len(rows), spec.middle).astype(spec.dtype.dtype)
+    candidates = _exponents(largest) if spec.power_of_two else _candidates(magnitudes, largest, spec)
     for candidate in candidates:
         scale = np.maximum(candidate, SCALE_FLOOR).astype(np.float32)
         error = np.square(rows - fake_quantize(rows, QParams(scale, middle, row_spec))).sum(axis=1)
         better = error < best_error
         best, best_error = np.where(better, scale, best), np.where(better, error, best_error)
     return best
+
+
+def _candidates(magnitudes: np.ndarray, largest: np.ndarray, spec: TensorSpec) -> list[np.ndarray]:
+    bits = spec.dtype.bits - spec.reduced
+    octav = _octav(magnitudes, bits) / np.float32(_levels(spec))
+    fractions = (1.0, 0.95, 0.9, 1.05) if spec.dtype.bits >= 8 else np.linspace(0.6, 1.3, 15)
+    return [largest, *(np.minimum(octav * np.float32(f), largest) for f in fractions)]
+
+
+def _exponents(largest: np.ndarray) -> list[np.ndarray]:
+    """The power of two that clips nothing, and the next three: a step less costs clipping, and halves rounding."""
+    return [largest * np.float32(0.5**step) for step in range(4)]
 
 
 def _octav(magnitudes: np.ndarray, bits: int, iterations: int = 8) -> np.ndarray:
