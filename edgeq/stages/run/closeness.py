@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from edgeq.errors import ValidationError
 from edgeq.metrics import cosine
-from edgeq.report import bounded_db
+from edgeq.report import Metric, bounded_db
 
-__all__ = ["Closeness"]
+__all__ = ["Closeness", "closeness_metrics", "compare_outputs"]
 
 
 @dataclass
@@ -43,3 +45,38 @@ class Closeness:
     def cosine(self) -> float:
         """Mean over the samples; a sample that is not finite counts as 0."""
         return self.cosines / max(self.rows, 1)
+
+
+def compare_outputs(
+    references: Sequence[Mapping[str, np.ndarray]], answers: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, Closeness]:
+    """How close each output came over all batches, by name; arrays are of the same batches in the same order.
+
+    Raises:
+        ValidationError: an output is missing or has another shape than its reference.
+    """
+    found = {name: Closeness() for name in references[0]}
+    for expected, answer in zip(references, answers, strict=True):
+        for name, reference in expected.items():
+            if name not in answer or answer[name].shape != reference.shape:
+                shape = answer[name].shape if name in answer else "missing"
+                raise ValidationError(f"output {name!r} is {shape}, the reference has shape {reference.shape}")
+            found[name].add(reference, answer[name])
+    return found
+
+
+def closeness_metrics(found: Mapping[str, Closeness], *, where: str = "", source: str) -> list[Metric]:
+    """The cosine of the worst output and the SQNR of each; ``where`` stands behind their names: ``" on qnn"``."""
+    worst = min(found.values(), key=lambda one: one.cosine)
+    likeness = Metric(name=f"cosine{where}", value=round(worst.cosine, 6), samples=worst.rows, source=source)
+    ratios = [
+        Metric(
+            name=f"SQNR{where}" if len(found) == 1 else f"{name} SQNR{where}",
+            value=round(one.sqnr_db, 3),
+            unit="dB",
+            samples=one.rows,
+            source=source,
+        )
+        for name, one in found.items()
+    ]
+    return [likeness, *ratios]

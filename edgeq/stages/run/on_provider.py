@@ -1,0 +1,229 @@
+"""What the real provider says of a packaged model: it is run in the provider's sandbox on the bundle's samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeq import graph
+from edgeq.metrics import top_k_agreement
+from edgeq.progress import Progress, Silent
+from edgeq.report import Finding, Metric, ProviderCheck
+from edgeq.sandbox import Outcome, Task
+from edgeq.sandbox.place import Place
+from edgeq.stages.run.closeness import Closeness, closeness_metrics, compare_outputs
+from edgeq.stages.run.kernels import PLUMBING
+
+if TYPE_CHECKING:
+    from edgeq.target import Provider, Verification
+
+__all__ = ["Ran", "Samples", "check_findings", "own_place", "places_for", "run_on", "run_on_own"]
+
+Arrays = Mapping[str, np.ndarray]
+
+_TIMEOUT_S = 900.0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Batches by input name, the float model's answers, and this machine's, where it ran the package itself.
+
+    ``task`` is the model's, ``text`` says in words what the batches are.
+    """
+
+    inputs: Sequence[Arrays]
+    references: Sequence[Arrays]
+    host: Sequence[Arrays] | None = None
+    task: str | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """The check as it stands in the report, and how close each output came (empty where nothing was computed)."""
+
+    check: ProviderCheck
+    closeness: Mapping[str, Closeness]
+
+
+def own_place(verification: Verification | None) -> Place | None:
+    """Where the profile says that its packages can be run on a PC."""
+    if verification is None or verification.sandbox is None:
+        return None
+    return Place(verification.sandbox, verification.arguments)
+
+
+def places_for(verifications: Sequence[Verification | None], asked: Sequence[Place]) -> list[list[Place]]:
+    """Which of the places that were asked for concern which graph.
+
+    A place belongs to the graphs whose profile names its sandbox, as the arm64 of a fallback does; to the
+    first graph if none does.
+    """
+    names = [verification.sandbox if verification else None for verification in verifications]
+    return [
+        [place for place in asked if place.sandbox == name or (index == 0 and place.sandbox not in names)]
+        for index, name in enumerate(names)
+    ]
+
+
+def run_on(place: Place, model: Path, provider: Provider, samples: Samples, *, progress: Progress | None = None) -> Ran:
+    """Run ``model`` on ``provider`` in a sandbox and compare with the float model and with this machine.
+
+    Raises:
+        ConfigError: there is no such sandbox.
+        ValidationError: an output has another shape there.
+    """
+    sandbox = place.find()
+    why = sandbox.missing()
+    if why is not None:
+        return Ran(_absent(place, provider, why), {})
+    progress = progress or Silent()
+    progress.start(f"running on {place}", None)
+    try:
+        feeds = tuple(samples.inputs) if sandbox.gives == "numbers" else ()
+        task = Task(Path(model), provider, feeds)
+        (outcome,) = sandbox.run([task], arguments=place.arguments or None, timeout_s=_TIMEOUT_S)
+    finally:
+        progress.finish()
+    return _judged(place, model, provider, outcome, samples)
+
+
+def run_on_own(
+    model: Path,
+    provider: Provider,
+    verification: Verification | None,
+    samples: Samples,
+    *,
+    progress: Progress | None = None,
+) -> Ran | None:
+    """What is done without being asked: the profile's own sandbox is used where it is installed and quick.
+
+    None where there is nothing to add, as the provider's own kernels run in this process.
+    """
+    place = own_place(verification)
+    here = verification is None or verification.accuracy == "provider"
+    if place is None:
+        return None if here else Ran(_nowhere(provider), {})
+    sandbox = place.find()
+    if here and sandbox.quick:
+        return None
+    why = sandbox.missing()
+    if why is not None:
+        return Ran(_absent(place, provider, why), {})
+    if not sandbox.quick:
+        return Ran(_left_out(place, provider), {})
+    return run_on(place, model, provider, samples, progress=progress)
+
+
+def check_findings(checks: Sequence[ProviderCheck]) -> list[Finding]:
+    """A package that its own provider refuses is not done."""
+    return [
+        Finding(
+            severity="error",
+            text=f"{check.provider} ({check.place}): {check.text}",
+            remedy="look at the placement and change what it names, or take another target",
+        )
+        for check in checks
+        if check.status in ("refused", "crashed")
+    ]
+
+
+def _judged(place: Place, model: Path, provider: Provider, outcome: Outcome, samples: Samples) -> Ran:
+    taken, nodes = _taken(model, provider, outcome)
+    found: Mapping[str, Closeness] = {}
+    metrics: list[Metric] = []
+    if outcome.status == "ran":
+        source = f"{samples.text} on {provider.name}, {outcome.version}"
+        found = compare_outputs(samples.references, outcome.outputs)
+        metrics = [*_agreement(samples, outcome.outputs, place, source)]
+        metrics += closeness_metrics(found, where=f" on {place}", source=source)
+        if samples.host is not None:
+            close = compare_outputs(samples.host, outcome.outputs)
+            worst = min(close.values(), key=lambda one: one.sqnr_db)
+            metrics.append(
+                Metric(
+                    name=f"SQNR to this machine's outputs on {place}",
+                    value=round(worst.sqnr_db, 3),
+                    unit="dB",
+                    samples=worst.rows,
+                    source=source,
+                )
+            )
+    return Ran(
+        ProviderCheck(
+            place=str(place),
+            provider=provider.name,
+            status=outcome.status,
+            version=outcome.version,
+            metrics=tuple(metrics),
+            taken=taken,
+            nodes=nodes,
+            text=_in_words(outcome, provider, taken, nodes),
+        ),
+        found,
+    )
+
+
+def _in_words(outcome: Outcome, provider: Provider, taken: int | None, nodes: int | None) -> str:
+    if outcome.status in ("refused", "crashed"):
+        return f"{outcome.status}: {outcome.reason or 'without a reason'}"
+    share = "it does not tell which nodes it took"
+    if taken is not None and nodes is not None:
+        share = f"{provider.name} took {'all' if taken == nodes else taken} of {nodes} nodes"
+        share = share.replace("all of", "all") if taken == nodes else share
+    return f"compiled, not run; {share}" if outcome.status == "built" else f"ran; {share}"
+
+
+def _taken(model: Path, provider: Provider, outcome: Outcome) -> tuple[int | None, int | None]:
+    """How many nodes the provider took, of those that were not optimized away before it was asked."""
+    if outcome.assigned is None or outcome.status not in ("ran", "built"):
+        return None, None
+    names = {str(node.name) for node in graph.load_model(model).graph if node.op_type not in PLUMBING}
+    where = [by for name, by in outcome.assigned.items() if name in names]
+    return (where.count(provider.name), len(where)) if where else (None, None)
+
+
+def _agreement(samples: Samples, answers: Sequence[Arrays], place: Place, source: str) -> list[Metric]:
+    """For classifiers: how often the best class is the float model's."""
+    if not (samples.task or "").endswith("classification"):
+        return []
+    name = next((n for n, a in samples.references[0].items() if a.ndim == 2 and a.shape[1] > 1), None)
+    if name is None:
+        return []
+    reference, output = (np.concatenate([batch[name] for batch in side]) for side in (samples.references, answers))
+    value = 100 * top_k_agreement(reference, output, 1)
+    return [Metric(name=f"top-1 agreement on {place}", value=value, unit="%", samples=len(reference), source=source)]
+
+
+def _absent(place: Place, provider: Provider, why: str) -> ProviderCheck:
+    return ProviderCheck(
+        place=str(place),
+        provider=provider.name,
+        status="absent",
+        text=f"not verified on {place} here: {why}",
+        remedy=f"edgeq doctor --install-provider {place.sandbox}",
+    )
+
+
+def _left_out(place: Place, provider: Provider) -> ProviderCheck:
+    return ProviderCheck(
+        place=str(place),
+        provider=provider.name,
+        status="left out",
+        text=f"not verified on {place} here, as that takes long",
+        remedy=f"edgeq run BUNDLE --on {place}",
+    )
+
+
+def _nowhere(provider: Provider) -> ProviderCheck:
+    return ProviderCheck(
+        place="",
+        provider=provider.name,
+        status="none",
+        text=f"rules only: nothing runs {provider.name} without the device",
+        remedy="measure on the device",
+    )
