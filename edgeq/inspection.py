@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgeq.progress import Progress
+from edgeq.qtypes import NodeForecast
 from edgeq.request import parse_shapes
 
 if TYPE_CHECKING:
@@ -18,17 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["Inspection", "NodeForecast", "inspect"]
 
 
-class NodeForecast(msgspec.Struct, frozen=True, kw_only=True):
-    """How one node would run on the target, from the profile alone."""
-
-    node: str
-    op_type: str
-    kind: str
-    why: str
-
-
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
-    """A summary. ``operators`` counts the prepared graph's nodes, ``source_operators`` the source's."""
+    """A summary. ``operators`` counts the prepared graph's nodes, ``source_operators`` the source's.
+
+    ``forecast`` says how each node would run on ``target``, whose provider is ``provider``.
+    """
 
     name: str
     origin: dict[str, str]
@@ -42,6 +37,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     operators: dict[str, int]
     target: str | None = None
     precision: str | None = None
+    provider: str | None = None
     forecast: tuple[NodeForecast, ...] = ()
 
 
@@ -82,6 +78,7 @@ def inspect(
         operators=_count(node.op_type for node in model.graph),
         target=target,
         precision=job.schemes[0].name if target else None,
+        provider=job.target.provider.name if target else None,
         forecast=_forecast(job) if target else (),
     )
 
@@ -89,10 +86,7 @@ def inspect(
 def _forecast(job: Job) -> tuple[NodeForecast, ...]:
     scheme = job.schemes[0]
     shaped = job.shaped(scheme)
-    kinds = job.layout(shaped, scheme).kinds(shaped)
-    return tuple(
-        NodeForecast(node=name, op_type=op_type, kind=kind, why=why) for name, (op_type, kind, why) in kinds.items()
-    )
+    return tuple(job.forecast(shaped, job.layout(shaped, scheme)).values())
 
 
 def _count(names: Iterable[str]) -> dict[str, int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import ml_dtypes
+import msgspec
 import numpy as np
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ __all__ = [
     "Granularity",
     "Histogram",
     "IntType",
+    "Kind",
+    "NodeForecast",
     "PerAxis",
     "PerBlock",
     "PerTensor",
@@ -292,6 +295,25 @@ class Decision:
             raise ValueError(f"{self.tensor}: a decision has either qparams or a skip reason")
 
 
+Kind = Literal["integer", "moves data", "float", "fused"]
+"""How a node runs. ``moves data``: it computes no floats, but moves integers or works on indices;
+``fused``: another node's kernel does its work."""
+
+
+class NodeForecast(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one node will run on the target, from its profile alone: as what, on which provider, and why.
+
+    ``foreseen`` is set where calibration changed the plan: the kind that the profile alone had promised.
+    """
+
+    node: str
+    op_type: str
+    kind: Kind
+    provider: str
+    why: str
+    foreseen: Kind | None = None
+
+
 @dataclass(frozen=True)
 class QuantPlan:
     """All decisions for one model, one scheme and one target, in graph order.
@@ -300,14 +322,13 @@ class QuantPlan:
     they replace the initializers of the same name before anything is quantized. ``produced`` names
     the tensors that leave an integer kernel: if one is a model output, it is dequantized for it.
     ``notes`` tell, in words, what was done to the float graph before.
-    ``nodes`` tells for every node of the graph how it is expected to run (``"integer"``,
-    ``"moves data"``, ``"float"``) and why.
+    ``nodes`` tells for every node of the graph, by its name, how it is expected to run, and why.
     """
 
     target: str
     scheme: Scheme
     decisions: tuple[Decision, ...]
-    nodes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    nodes: Mapping[str, NodeForecast] = field(default_factory=dict)
     weights: Mapping[str, np.ndarray] = field(default_factory=dict)
     produced: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import msgspec
 
 from edgeq.errors import ConfigError
-from edgeq.qtypes import Decision, PerAxis, PerTensor
+from edgeq.qtypes import Decision, Kind, PerAxis, PerTensor
 from edgeq.source import Parity
+from edgeq.target import Gate
 
 __all__ = [
     "LIMIT_DB",
@@ -21,6 +22,7 @@ __all__ = [
     "Clause",
     "Contract",
     "Finding",
+    "GraphReport",
     "Latency",
     "LatencyComparison",
     "Machine",
@@ -28,6 +30,7 @@ __all__ = [
     "Metric",
     "NodePlacement",
     "PlanRow",
+    "ProviderCheck",
     "Report",
     "Size",
     "TensorError",
@@ -99,15 +102,19 @@ class NodePlacement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     ``runs_as`` is the kernel that runs (``QLinearConv``), ``fused_into`` the node whose kernel
     does this node's work. ``why`` is given for nodes that stay float or fall to the CPU.
+    ``predicted`` and ``predicted_provider`` are what the profile alone had said, before anything was
+    run (None: nothing was predicted); ``edgeq.agreement`` says when both agree.
     """
 
     node: str
     op_type: str
     provider: str
     runs_as: str
-    kind: Literal["integer", "moves data", "float", "fused"]
+    kind: Kind
     fused_into: str | None = None
     why: str | None = None
+    predicted: Kind | None = None
+    predicted_provider: str | None = None
 
 
 class TensorError(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -188,12 +195,53 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Something the user should know, with what can be done about it."""
+    """Something the user should know, with what can be done about it.
+
+    ``gate`` names the gate of the target's profile that it belongs to; a build can be told to fail on it.
+    """
 
     severity: Literal["error", "warning", "info"]
     text: str
     nodes: tuple[str, ...] = ()
     remedy: str | None = None
+    gate: Gate | None = None
+
+
+class ProviderCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a real provider, emulator or compiler made of a packaged model.
+
+    ``place`` is where, as ``--on`` spells it (``qnn``, ``arm64:cortex-a53``; empty: there is none).
+    ``status`` beside those of ``edgeq.sandbox.Outcome``: ``absent`` (not installed), ``left out`` (takes
+    long and was not asked for), ``none`` (nothing runs this provider here: the profile's rules only).
+    It took ``taken`` of ``nodes`` nodes, Q/DQ not counted; None where it does not tell. ``text`` says it in
+    words, ``version`` names package and version of what ran.
+    """
+
+    place: str
+    provider: str
+    status: Literal["ran", "built", "refused", "crashed", "absent", "left out", "none"]
+    version: str = ""
+    metrics: tuple[Metric, ...] = ()
+    taken: int | None = None
+    nodes: int | None = None
+    text: str
+    remedy: str | None = None
+
+
+class GraphReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was measured of a package's second graph; ``kinds`` counts its nodes by how they run."""
+
+    target: str
+    precision: str
+    provider: str
+    metrics: tuple[Metric, ...] = ()
+    primary: str | None = None
+    drop: float | None = None
+    size: Size | None = None
+    kinds: dict[str, int] = {}
+    checks: tuple[ProviderCheck, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -201,7 +249,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     ``primary`` names the metric the contract is about and ``drop`` is its loss in percentage
     points (float minus quantized; for agreements 100 minus agreement). ``blame`` is ordered
-    worst first, ``placement`` and ``plan`` in graph order. ``notes`` say what was not verified.
+    worst first, ``placement`` and ``plan`` in graph order. ``agreement`` (0 to 1) is the share of nodes
+    that run as the profile predicted, None where the provider does not tell. ``checks`` say what the real
+    provider made of the package, ``fallback`` is about its second graph, ``notes`` say what was not
+    verified.
     """
 
     schema: int = REPORT_SCHEMA
@@ -220,9 +271,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     float_memory: Memory | None = None
     size: Size | None = None
     placement: tuple[NodePlacement, ...] = ()
+    agreement: float | None = None
     blame: tuple[TensorError, ...] = ()
     plan: tuple[PlanRow, ...] = ()
     contract: Contract | None = None
+    checks: tuple[ProviderCheck, ...] = ()
+    fallback: GraphReport | None = None
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
 

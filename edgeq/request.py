@@ -7,15 +7,13 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeq.bundle import Bundle
 from edgeq.errors import CalibrationError, ConfigError
 from edgeq.qtypes import QuantPlan, Scheme
 from edgeq.report import Clause, Contract, Metric, NodePlacement, Report, Size
-from edgeq.target import Provider, TargetProfile
+from edgeq.target import TargetProfile
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -33,8 +31,6 @@ __all__ = [
     "planned_placement",
     "shortfall",
 ]
-
-Kind = Literal["integer", "moves data", "float", "fused"]
 
 
 class Evaluation(Protocol):
@@ -155,16 +151,16 @@ def _in_words(value: float | None, unit: str) -> str:
     return "nothing measured" if value is None else f"{value:.4g} {unit}" if unit != "bytes" else f"{value:,.0f} bytes"
 
 
-def planned_placement(model: ir.Model, plan: QuantPlan, provider: Provider) -> tuple[NodePlacement, ...]:
+def planned_placement(model: ir.Model, plan: QuantPlan) -> tuple[NodePlacement, ...]:
     """The placement that the profile promises, for providers that are not available here."""
     return tuple(
         NodePlacement(
             node=str(node.name),
             op_type=node.op_type,
-            provider=provider.name,
+            provider=plan.nodes[str(node.name)].provider,
             runs_as="not run here",
-            kind=msgspec.convert(plan.nodes[str(node.name)][0], Kind),
-            why=plan.nodes[str(node.name)][1],
+            kind=plan.nodes[str(node.name)].kind,
+            why=plan.nodes[str(node.name)].why,
         )
         for node in model.graph
     )

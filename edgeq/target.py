@@ -25,6 +25,7 @@ __all__ = [
     "Compile",
     "Fixed",
     "Floats",
+    "Gate",
     "Gates",
     "Graph",
     "Provider",
@@ -38,6 +39,7 @@ __all__ = [
 
 
 Severity = Literal["error", "warning", "info", "off"]
+Gate = Literal["unfused", "fallback", "leftover"]
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -130,7 +130,7 @@ def test_export_says_what_it_made(folder: Path, model: Path, data: Path) -> None
     assert found.out.startswith("tiny for android in w8a8\n")
     assert "cosine" in found.out
     assert "primary; held-out part, 8 of 24 rows of arrays of 'data.npy'" in found.out
-    assert "nodes: 4 integer, 2 fused, 1 moves data" in found.out
+    assert "nodes on CPUExecutionProvider: 4 integer, 2 fused, 1 moves data" in found.out
     assert "not run on a phone" in found.out
     assert found.out.endswith(f"bundle: {output}\nreport: {output / 'report.html'}\n")
     assert found.err.splitlines() == [
@@ -259,7 +259,7 @@ def test_plan_shows_decisions_and_writes_nothing(
     assert found.out.startswith("plan: w8a8 on linux-x64\n")
     assert "shares the scale of e: the data only moves" in found.out
     assert "and 3 of role weight, 3 of role bias (--all shows them)" in found.out
-    assert "nodes: 4 integer, 2 fused, 1 moves data" in found.out
+    assert "nodes on CPUExecutionProvider: 4 integer, 2 fused, 1 moves data" in found.out
     assert not list(tmp_path.iterdir())
 
 
@@ -312,7 +312,7 @@ def test_inspect_without_a_target(model: Path) -> None:
 def test_inspect_with_a_target(model: Path) -> None:
     found = edgeq("inspect", model, "-t", "android")
     assert "on android in w8a8:" in found.out
-    assert "nodes: 4 integer, 2 fused, 1 moves data" in found.out
+    assert "nodes on CPUExecutionProvider: 4 integer, 2 fused, 1 moves data" in found.out
 
 
 def test_inspect_a_bundle(bundle: Path) -> None:

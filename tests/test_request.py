@@ -180,7 +180,7 @@ def test_a_planned_placement_has_every_node_and_its_reason() -> None:
         w=weights(4, 3, 3, 3),
     )
     chain = quantized(model)
-    placed = planned_placement(chain.shaped, chain.plan, chain.target.provider)
+    placed = planned_placement(chain.shaped, chain.plan)
     assert [(p.node, p.kind) for p in placed] == [("a", "integer"), ("r", "fused"), ("f", "float"), ("y", "float")]
     assert {p.runs_as for p in placed} == {"not run here"}
     assert all(p.why for p in placed)

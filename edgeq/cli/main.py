@@ -147,20 +147,22 @@ def plan_command(json_output: bool, explain: str | None, everything: bool, **opt
 
     job = _job(json_output, options)
     shaped, chosen = job.plan(job.schemes[0])
-    nodes = {str(n.name): (n.op_type, *chosen.nodes[str(n.name)]) for n in shaped.graph}
+    nodes = {str(node.name): chosen.nodes[str(node.name)] for node in shaped.graph}
     if explain is not None:
         chosen, nodes = _explained(chosen, nodes, explain)
     rows = [plan_row(decision) for decision in chosen]
     if json_output:
-        table = [{"node": k, "op_type": v[0], "kind": v[1], "why": v[2]} for k, v in nodes.items()]
+        table = list(nodes.values())
         print_json({"target": chosen.target, "precision": chosen.scheme.name, "decisions": rows, "nodes": table})
     else:
         from edgeq.cli.render import show_plan
 
-        show_plan(chosen, rows, nodes, everything=everything or explain is not None)
+        show_plan(
+            chosen, rows, tuple(nodes.values()), job.target.provider.name, everything=everything or explain is not None
+        )
 
 
-def _explained(chosen: Any, nodes: dict[str, tuple[str, str, str]], name: str) -> tuple[Any, dict[str, Any]]:
+def _explained(chosen: Any, nodes: dict[str, Any], name: str) -> tuple[Any, dict[str, Any]]:
     from dataclasses import replace
 
     from edgeq.errors import ConfigError

@@ -16,7 +16,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from edgeq.doctor import Check
     from edgeq.inspection import Inspection
-    from edgeq.qtypes import QuantPlan, TensorStats
+    from edgeq.qtypes import NodeForecast, QuantPlan, TensorStats
     from edgeq.report import Latency, PlanRow, Report
     from edgeq.target import TargetProfile
 
@@ -97,7 +97,7 @@ def _ms(latency: Latency | None) -> str:
 
 
 def show_plan(
-    plan: QuantPlan, rows: Sequence[PlanRow], nodes: Mapping[str, tuple[str, str, str]], *, everything: bool
+    plan: QuantPlan, rows: Sequence[PlanRow], nodes: Sequence[NodeForecast], provider: str, *, everything: bool
 ) -> None:
     """Decisions, then what stays float and why."""
     console = _console()
@@ -117,16 +117,21 @@ def show_plan(
     skipped = [row for row in rows if row.skip_reason is not None]
     for row in skipped:
         console.print(escape(f"skipped: {row.role} {row.tensor}: {row.skip_reason}"))
-    _show_nodes(console, nodes)
+    _show_nodes(console, nodes, provider)
 
 
-def _show_nodes(console: Console, nodes: Mapping[str, tuple[str, str, str]]) -> None:
-    kinds = Counter(kind for _, kind, _ in nodes.values())
-    console.print("\nnodes: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
-    floats = _table("float", "nodes", "why")
-    reasons = Counter((op_type, why) for op_type, kind, why in nodes.values() if kind == "float")
-    for (op_type, why), count in reasons.most_common(40):
-        floats.add_row(op_type, str(count), escape(why))
+def _show_nodes(console: Console, nodes: Sequence[NodeForecast], own: str) -> None:
+    """How many nodes run as what and where, and the reason of each that runs in float or off the provider."""
+    kinds = Counter((node.kind, node.provider) for node in nodes)
+    counts = (f"{count} {kind}{'' if where == own else ' on the CPU'}" for (kind, where), count in kinds.most_common())
+    console.print(f"\nnodes on {own}: {', '.join(counts)}")
+    floats = _table("not in integers", "on", "nodes", "why")
+    told = [node for node in nodes if node.kind == "float" or node.provider != own]
+    reasons = Counter((node.op_type, node.provider, node.why) for node in told)
+    for (op_type, where, why), count in reasons.most_common(40):
+        floats.add_row(op_type, where.removesuffix("ExecutionProvider"), str(count), escape(why))
+    if len(reasons) > 40:
+        floats.add_row("...", "", str(sum(n for _, n in reasons.most_common()[40:])), "see --json for the rest")
     if reasons:
         console.print(floats)
 
@@ -145,7 +150,7 @@ def show_inspection(found: Inspection) -> None:
     console.print(f"nodes: {before} as exported, {after} after folding")
     if found.target:
         console.print(f"\non {found.target} in {found.precision}:")
-        _show_nodes(console, {n.node: (n.op_type, n.kind, n.why) for n in found.forecast})
+        _show_nodes(console, found.forecast, str(found.provider))
 
 
 def _size(count: int) -> str:

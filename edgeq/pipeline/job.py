@@ -16,13 +16,13 @@ import onnx_ir as ir
 from edgeq.errors import CalibrationError, ModelError
 from edgeq.graph import TensorInfo, check_float, input_infos, saved_bytes
 from edgeq.progress import Progress, Silent
-from edgeq.qtypes import QuantPlan, Scheme, TensorStats
+from edgeq.qtypes import NodeForecast, QuantPlan, Scheme, TensorStats
 from edgeq.recipe import Preprocess
 from edgeq.request import Data, parse_scheme
 from edgeq.source import Source
 from edgeq.stages.calibrate.feeds import Feed, check_data, load_feed, split_feed
 from edgeq.stages.calibrate.observe import calibrate
-from edgeq.stages.choose import Layout, Smoothing, choose_plan, find_layout, smooth
+from edgeq.stages.choose import Layout, Smoothing, choose_plan, find_layout, forecast_nodes, smooth
 from edgeq.stages.export import load_source
 from edgeq.stages.insert import insert_qdq, verify_qdq
 from edgeq.stages.prep import Prepared, prepare
@@ -155,6 +155,9 @@ class Job:
     def layout(self, shaped: ir.Model, scheme: Scheme) -> Layout:
         return find_layout(shaped, self.target, scheme)
 
+    def forecast(self, shaped: ir.Model, layout: Layout) -> dict[str, NodeForecast]:
+        return forecast_nodes(shaped, layout, self.target)
+
     def statistics(self, shaped: ir.Model, layout: Layout) -> dict[str, TensorStats]:
         if not layout.observed:
             return {}
@@ -208,8 +211,7 @@ def _check_worth(plan: QuantPlan) -> None:
     """Raise ModelError for a plan that quantizes nothing: its package would be the float model."""
     if any(decision.qparams is not None for decision in plan):
         return
-    reasons = Counter(why for kind, why in plan.nodes.values() if kind == "float")
-    del reasons["works on integers already"]
+    reasons = Counter(node.why for node in plan.nodes.values() if node.kind == "float")
     said = "; ".join(why for why, _ in reasons.most_common(3)) or "it holds no node that computes in floats"
     raise ModelError(
         f"nothing in this model can be quantized for {plan.target} in {plan.scheme.name}: {said}",

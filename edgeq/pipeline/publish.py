@@ -144,7 +144,7 @@ def _placement(job: Job, path: Path, attempt: Attempt) -> tuple[Placement, Provi
     except ProviderError as error:
         text = f"{provider.name} is not available here, so the placement is what the profile promises"
         finding = Finding(severity="warning", text=f"{text}: {error.what}", remedy=error.remedy)
-        return Placement(planned_placement(attempt.shaped, attempt.plan, provider), ()), None, [finding]
+        return Placement(planned_placement(attempt.shaped, attempt.plan), ()), None, [finding]
     return read_placement(path, provider, expected=attempt.plan.nodes), provider, []
 
 

@@ -12,7 +12,7 @@ import pytest
 from small_models import parse, weights
 
 from edgeq.qtypes import Scheme
-from edgeq.stages.choose import Layout, find_layout
+from edgeq.stages.choose import Layout, find_layout, forecast_nodes
 from edgeq.target import TargetProfile, load_target
 
 IMAGE = "float[1,3,8,8] x"
@@ -386,6 +386,8 @@ def test_channel_axes_are_those_of_tensors_with_a_scale_of_their_own() -> None:
 
 def test_kinds_tell_of_every_node() -> None:
     model = make(CASES[1].text)
-    kinds = find_layout(model, load_target("linux-x64"), Scheme.parse("w8a8")).kinds(model)
-    assert {name: kind for name, (_, kind, _) in kinds.items()} == {"a": "integer", "b": "fused", "y": "integer"}
-    assert all(why for _, _, why in kinds.values())
+    target = load_target("linux-x64")
+    found = forecast_nodes(model, find_layout(model, target, Scheme.parse("w8a8")), target)
+    assert {name: node.kind for name, node in found.items()} == {"a": "integer", "b": "fused", "y": "integer"}
+    assert {node.provider for node in found.values()} == {"CPUExecutionProvider"}
+    assert all(node.why for node in found.values())

@@ -111,8 +111,10 @@ def test_a_mask_is_never_quantized() -> None:
     assert found.skip_reason == "it holds mask values of -3.4e+38, which no integer grid can reach"
     assert chain.stats["b"].masked > 0
     # Who reads or writes the tensor runs in float, and the plan says so.
-    assert chain.plan.nodes["b"] == chain.plan.nodes["s"] == ("float", found.skip_reason)
-    assert chain.plan.nodes["a"][0] == chain.plan.nodes["y"][0] == "integer"
+    for name in ("b", "s"):
+        demoted = chain.plan.nodes[name]
+        assert (demoted.kind, demoted.why, demoted.foreseen) == ("float", found.skip_reason, "integer")
+    assert chain.plan.nodes["a"].kind == chain.plan.nodes["y"].kind == "integer"
     for sample in chain.feed:
         expected = run_model(chain.shaped, sample)["y"]
         np.testing.assert_allclose(chain.run(sample, "all")["y"], expected, atol=0.05 * np.abs(expected).max())
@@ -132,7 +134,7 @@ def test_a_tensor_that_calibration_never_saw_stays_float() -> None:
     plan = choose_plan(chain.shaped, chain.layout, stats, chain.target)
     (skipped,) = plan.skipped
     assert (skipped.tensor, skipped.skip_reason) == ("b", "calibration never saw this tensor")
-    assert plan.nodes["a"][0] == plan.nodes["y"][0] == "float"
+    assert plan.nodes["a"].kind == plan.nodes["y"].kind == "float"
 
 
 # -- weights
@@ -434,7 +436,7 @@ def test_the_same_input_gives_the_same_plan(scheme: str) -> None:
 def test_every_node_is_in_the_plan() -> None:
     chain = quantized(two_convs())
     assert set(chain.plan.nodes) == {str(node.name) for node in chain.shaped.graph}
-    assert all(why for _, why in chain.plan.nodes.values())
+    assert all(node.why for node in chain.plan.nodes.values())
 
 
 def test_stored_weights_are_what_affine_says() -> None:

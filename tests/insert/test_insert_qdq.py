@@ -277,9 +277,9 @@ def test_nodes_in_branches_stay_float_and_read_what_the_integer_kernel_gives(sam
             if node.graph is not model.graph and node.op_type == "Conv":
                 node.name = "y"
     chain = quantized(model)
-    kinds = chain.layout.kinds(chain.shaped)
-    assert [name for name in kinds if kinds[name][1] == "integer"] == ["a", "y"]
-    assert kinds["b"] == ("If", "float", "the 3 nodes inside If stay float")
+    nodes = chain.plan.nodes
+    assert [name for name in nodes if nodes[name].kind == "integer"] == ["a", "y"]
+    assert nodes["b"].why == "the 3 nodes inside If stay float"
     branch = next(node for node in chain.model.graph if node.op_type == "If")
     inside = [n for key in branch.attributes for n in branch.attributes[key].as_graph()]
     assert [n.op_type for n in inside] == ["Conv", "Conv", "Relu"]

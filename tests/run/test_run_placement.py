@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from edgeq.errors import ProviderError
+from edgeq.qtypes import NodeForecast
 from edgeq.stages.run.placement import read_placement
 from edgeq.stages.run.refusals import parse_refusals
 from edgeq.target import Provider
@@ -14,6 +15,11 @@ from edgeq.target import Provider
 
 def _by_name(placement):
     return {place.node: place for place in placement.nodes}
+
+
+def _planned(node: str, kind: str, why: str = "") -> dict[str, NodeForecast]:
+    forecast = NodeForecast(node=node, op_type="", kind=kind, provider="CPUExecutionProvider", why=why)
+    return {node: forecast}
 
 
 def _errors(placement):
@@ -70,7 +76,7 @@ def test_nodes_between_the_kernels(build):
     }
     assert "no integer kernel for Tanh (uint8 in, uint8 out)" in nodes["tanh"].why
     assert not _errors(placement)
-    assert any("1 node runs in float behind DequantizeLinear" in finding.text for finding in placement.findings)
+    assert [(f.gate, f.nodes) for f in placement.findings if f.gate] == [("leftover", ("tanh",))]
 
 
 def test_relu_behind_a_product_without_q_blocks_every_fusion(build):
@@ -138,10 +144,10 @@ def test_float_fusions_are_followed_through_renaming(build):
 def test_the_plans_reason_is_told_and_a_broken_promise_is_found(build):
     build.add("Tanh", [build.qdq("x")], "tanh")
     model = build.model((1, 4), {build.qdq("tanh"): (1, 4)})
-    told = read_placement(model, expected={"tanh": ("float", "Tanh costs accuracy")})
+    told = read_placement(model, expected=_planned("tanh", "float", "Tanh costs accuracy"))
     assert told.nodes[0].why == "Tanh costs accuracy"
-    broken = read_placement(model, expected={"tanh": ("integer", "")})
-    assert any("planned for integers runs in float" in f.text and f.severity == "warning" for f in broken.findings)
+    broken = read_placement(model, expected=_planned("tanh", "integer"))
+    assert any("tanh was to be integer on CPU, and runs as Tanh (float on CPU)" in f.text for f in broken.findings)
 
 
 def test_constants_are_computed_while_loading(build):
@@ -212,6 +218,6 @@ def test_a_heavy_node_that_was_to_stay_float_is_no_error(build):
     build.add("ConvTranspose", [build.qdq("conv"), build.const("k", np.ones((4, 2, 2, 2), np.float32))], "up")
     model = build.model((1, 3, 8, 8), {"up": (1, 2, 9, 9)})
     assert _errors(read_placement(model))  # nobody planned that
-    planned = read_placement(model, expected={"up": ("float", "no integer kernel for ConvTranspose")})
+    planned = read_placement(model, expected=_planned("up", "float", "no integer kernel for ConvTranspose"))
     assert not _errors(planned)
     assert any("no integer kernel for ConvTranspose" in finding.text for finding in planned.findings)

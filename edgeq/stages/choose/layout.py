@@ -47,19 +47,6 @@ class Layout:
         owners = dict.fromkeys(self.owner[name] for name in self.activations)
         return tuple(owner for owner in owners if owner not in self.constants)
 
-    def kinds(self, model: ir.Model) -> dict[str, tuple[str, str, str]]:
-        """For every node ``(op type, kind, why)``; the kind is integer, moves data, fused or float."""
-        table = {}
-        for node in model.graph:
-            name = str(node.name)
-            capability = self.integer.get(name)
-            if capability is not None:
-                kind, why = ("moves data" if capability.kind == "moves-data" else "integer"), capability.source
-            else:
-                kind, why = ("fused" if name in self.absorbed else "float"), self.reasons[name]
-            table[name] = (node.op_type, kind, why)
-        return table
-
     def channel_axes(self, model: ir.Model) -> dict[str, int]:
         """The channel axis of each observed tensor that a Conv or Gemm (axis 1) or a MatMul (the last) reads."""
         axes: dict[str, int] = {}

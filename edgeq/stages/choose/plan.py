@@ -28,6 +28,7 @@ from edgeq.qtypes import (
 )
 from edgeq.stages.choose.bias import bias_decision, bias_name, corrected_bias
 from edgeq.stages.choose.dead_zones import live_range
+from edgeq.stages.choose.forecast import forecast_nodes
 from edgeq.stages.choose.layout import Layout
 from edgeq.stages.choose.ranges import RANGE_METHODS
 from edgeq.stages.choose.roles import channel_axis, is_float, roles_of
@@ -73,7 +74,7 @@ class _Planner:
     bias_correction: bool
     decisions: list[Decision] = field(default_factory=list)
     activations: dict[str, QParams] = field(default_factory=dict)
-    nodes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    nodes: dict[str, NodeForecast] = field(default_factory=dict)
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     demoted: dict[str, str] = field(default_factory=dict)
 
@@ -90,7 +91,7 @@ class _Planner:
             name = str(node.name)
             if name in self.layout.integer:
                 self._constants(node, first_or_last=name in edges)
-        self.nodes = {name: (kind, why) for name, (_, kind, why) in self.layout.kinds(self.model).items()}
+        self.nodes = forecast_nodes(self.model, self.layout, self.target)
         self._demote()
         return QuantPlan(
             self.target.name,
@@ -109,7 +110,9 @@ class _Planner:
                 writes = tensor in self.layout.produced and any(output.name == tensor for output in node.outputs)
                 reads = name in self.layout.activations[tensor]
                 if (reads or writes) and name in self.layout.integer:
-                    self.nodes[name] = ("float", reason)
+                    held = self.nodes[name]
+                    foreseen = held.foreseen or held.kind
+                    self.nodes[name] = msgspec.structs.replace(held, kind="float", why=reason, foreseen=foreseen)
 
     # -- activations
 

@@ -27,16 +27,21 @@ _GLUE = frozenset({"Reshape", "Transpose", "ReorderInput", "ReorderOutput"})
 _INDEX_OPS = frozenset({"Shape", "Size", "NonZero", "ArgMax", "ArgMin", "Equal", "Less", "Greater", "Not", "And", "Or"})
 
 Kind = Literal["integer", "moves data", "float"]
-Element = Literal["quantized", "index", "float"]
+Element = Literal["quantized", "stored", "index", "float"]
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """``op_type`` runs; ``head`` is the index of the node it is named after; ``kind`` as in ``NodePlacement``."""
+    """``op_type`` runs; ``head`` is the index of the node it is named after; ``kind`` as in ``NodePlacement``.
+
+    ``dequantizes`` tells of the DequantizeLinear kernels left directly in front of it: whether there are
+    some of ``"quantized"`` activations, and some of ``"stored"`` constants.
+    """
 
     op_type: str
     kind: Kind
     head: int
+    dequantizes: frozenset[Element] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -84,14 +89,14 @@ def read_kernels(model: ir.Model, optimized: Path) -> Kernels:
     for index, node in enumerate(nodes):
         if node.op_type not in PLUMBING and index not in folded:
             _adopt(index, node, index_of, owner)
-    kinds = _kinds(graph)
+    kinds, dequantizes = _kinds(graph)
     heads = _heads(nodes, graph, owner)
     found: dict[int, Kernel | None] = {}
     for index, node in enumerate(nodes):
         if node.op_type in PLUMBING:
             continue
         at = owner.get(index)
-        found[index] = None if at is None else Kernel(graph.node[at].op_type, kinds[at], heads[at])
+        found[index] = None if at is None else Kernel(graph.node[at].op_type, kinds[at], heads[at], dequantizes[at])
     ops = [run.op_type for run in graph.node]
     return Kernels(found, ops.count("QuantizeLinear"), ops.count("DequantizeLinear"))
 
@@ -160,14 +165,20 @@ def _heads(nodes: list[ir.Node], graph: onnx.GraphProto, owner: dict[int, int]) 
     return heads
 
 
-def _kinds(graph: onnx.GraphProto) -> list[Kind]:
-    """How each kernel computes. The optimized graph holds no types, so they are followed from its inputs."""
+def _kinds(graph: onnx.GraphProto) -> tuple[list[Kind], list[frozenset[Element]]]:
+    """How each kernel computes, and what is dequantized for it.
+
+    The optimized graph holds no types, so they are followed from its inputs.
+    """
     element: dict[str, Element] = {"": "float"}
     for value in graph.input:
         element[value.name] = _element(value.type.tensor_type.elem_type)
     for tensor in graph.initializer:
-        element[tensor.name] = _element(tensor.data_type)
+        held = _element(tensor.data_type)
+        element[tensor.name] = "stored" if held == "quantized" else held
     kinds: list[Kind] = []
+    dequantizes: list[frozenset[Element]] = []
+    restored: dict[str, Element] = {}
     for run in graph.node:
         main = run.input[1] if run.op_type == "Where" else (run.input[0] if run.input else "")
         found = element.get(main, "float")
@@ -175,7 +186,10 @@ def _kinds(graph: onnx.GraphProto) -> list[Kind]:
         kinds.append("integer" if integer else "float" if found == "float" else "moves data")
         produced = _produced(run, found, integer)
         element.update(dict.fromkeys(run.output, produced))
-    return kinds
+        dequantizes.append(frozenset(restored[name] for name in run.input if name in restored))
+        if run.op_type == "DequantizeLinear":
+            restored[run.output[0]] = found
+    return kinds, dequantizes
 
 
 def _produced(run: onnx.NodeProto, found: Element, integer: bool) -> Element:

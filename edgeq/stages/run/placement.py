@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+import msgspec
+import onnx_ir as ir
 
 from edgeq import graph
 from edgeq.errors import ProviderError
+from edgeq.qtypes import NodeForecast
 from edgeq.report import Finding, NodePlacement
 from edgeq.runtime import open_session, session_options
+from edgeq.stages.run.gates import gate_findings, prediction_findings
 from edgeq.stages.run.kernels import PLUMBING, label_nodes, labelled, read_kernels
-from edgeq.stages.run.reasons import ABSORBED, HOT, dequantized_inputs, quantizers_behind, reads_floats, why_float
+from edgeq.stages.run.reasons import ABSORBED, dequantized_inputs, quantizers_behind, reads_floats, why_float
 from edgeq.stages.run.refusals import Refusals, read_refusals
+from edgeq.target import Gates
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from edgeq.target import Provider
 
 __all__ = ["Placement", "read_placement"]
@@ -40,36 +44,60 @@ def read_placement(
     model: ir.Model | str | os.PathLike[str],
     provider: Provider | None = None,
     *,
-    expected: Mapping[str, tuple[str, str]] | None = None,
+    expected: Mapping[str, NodeForecast] | None = None,
+    gates: Gates | None = None,
     threads: int = 1,
 ) -> Placement:
     """Load the model on ``provider`` (default: the CPU) and read what became of every node.
 
-    ``expected`` is ``QuantPlan.nodes``: the reason a node was planned to stay float is told as
-    its reason, and a node that was promised integers but runs in float becomes a finding.
+    ``expected`` is ``QuantPlan.nodes``: each node carries what was predicted beside what is real, the
+    reason a node was planned to stay float is told as its reason, and nodes that differ are a finding.
+    ``gates`` says how severe each gate's finding is (default: as ``edgeq.target.Gates`` has it).
 
     Raises:
         ModelError: the model does not load.
         ProviderError: the provider is not available on this machine, or took no node at all.
     """
-    import onnx_ir as ir
-
     if not isinstance(model, ir.Model):
         model = graph.load_model(model)
     with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
         copy = Path(folder) / "model.onnx"
         graph.save_model(label_nodes(model), copy)
         left: list[Finding] = []
+        expected = expected or {}
         if provider is None or provider.name == _CPU:
-            nodes, left = _on_cpu(model, copy, provider, expected or {}, threads)
+            nodes, dequantizes, left = _on_cpu(model, copy, provider, expected, threads)
         else:
-            nodes = _on_accelerator(model, copy, provider, expected or {}, threads)
-    return Placement(tuple(nodes), (*_findings(model, nodes, provider, expected or {}), *left))
+            nodes = _on_accelerator(model, copy, provider, expected, threads)
+            dequantizes = _in_front(model, nodes)
+    nodes = [_with_prediction(place, expected.get(place.node)) for place in nodes]
+    own = provider.name if provider is not None else _CPU
+    found = gate_findings(nodes, own, expected, dequantizes, gates or Gates())
+    return Placement(tuple(nodes), (*found, *prediction_findings(nodes, expected), *left))
+
+
+def _with_prediction(place: NodePlacement, forecast: NodeForecast | None) -> NodePlacement:
+    if forecast is None:
+        return place
+    predicted = forecast.foreseen or forecast.kind
+    return msgspec.structs.replace(place, predicted=predicted, predicted_provider=forecast.provider)
+
+
+def _in_front(model: ir.Model, nodes: list[NodePlacement]) -> dict[str, frozenset[str]]:
+    """What is dequantized in front of nodes on the CPU beside an accelerator, whose kernels nobody tells."""
+    by_name = {str(node.name): node for node in model.graph}
+    found = {}
+    for place in nodes:
+        if place.provider == _CPU:
+            sources = dequantized_inputs(by_name[place.node])
+            constants = [graph.constant_array(source.inputs[0]) is not None for source in sources]
+            found[place.node] = frozenset("stored" if constant else "quantized" for constant in constants)
+    return found
 
 
 def _on_cpu(
-    model: ir.Model, copy: Path, provider: Provider | None, expected: Mapping[str, tuple[str, str]], threads: int
-) -> tuple[list[NodePlacement], list[Finding]]:
+    model: ir.Model, copy: Path, provider: Provider | None, expected: Mapping[str, NodeForecast], threads: int
+) -> tuple[list[NodePlacement], dict[str, frozenset[str]], list[Finding]]:
     optimized = copy.with_name("optimized.onnx")
     options = session_options(threads=threads, config=provider.session if provider else None)
     options.optimized_model_filepath = str(optimized)
@@ -90,19 +118,25 @@ def _on_cpu(
         else:
             why = _why(node, kernel.op_type, expected) if kernel.kind == "float" else None
             placed.append(place(runs_as=kernel.op_type, kind=kernel.kind, why=why))
+    dequantizes = {
+        str(nodes[index].name): frozenset[str](kernel.dequantizes)
+        for index, kernel in kernels.by_node.items()
+        if kernel is not None and kernel.head == index
+    }
     if not kernels.quantize + kernels.dequantize:
-        return placed, []
+        return placed, dequantizes, []
     left = f"{kernels.quantize} QuantizeLinear and {kernels.dequantize} DequantizeLinear"
-    return placed, [Finding(severity="info", text=f"Besides these nodes, {left} kernels run at every inference.")]
+    text = f"Besides these nodes, {left} kernels run at every inference."
+    return placed, dequantizes, [Finding(severity="info", text=text)]
 
 
-def _why(node: ir.Node, runs_as: str, expected: Mapping[str, tuple[str, str]]) -> str:
-    kind, reason = expected.get(str(node.name), ("", ""))
-    return reason if kind == "float" and reason else why_float(node, runs_as)
+def _why(node: ir.Node, runs_as: str, expected: Mapping[str, NodeForecast]) -> str:
+    planned = expected.get(str(node.name))
+    return planned.why if planned is not None and planned.kind == "float" else why_float(node, runs_as)
 
 
 def _on_accelerator(
-    model: ir.Model, copy: Path, provider: Provider, expected: Mapping[str, tuple[str, str]], threads: int
+    model: ir.Model, copy: Path, provider: Provider, expected: Mapping[str, NodeForecast], threads: int
 ) -> list[NodePlacement]:
     """An accelerator compiles its part of the graph; it tells which nodes, not which kernels."""
     # What falls to the CPU is to be seen here, not to fail.
@@ -133,22 +167,36 @@ def _on_accelerator(
             why = refusals.nodes.get(index, "refused by the provider, which gave no reason")
             placed.append(place(provider=where[index], kind="float", why=why))
         else:
-            placed.append(_taken(node, provider.name, *expected.get(str(node.name), ("", ""))))
+            placed.append(_taken(node, provider.name, expected.get(str(node.name))))
     return placed
 
 
-def _taken(node: ir.Node, provider: str, planned: str, reason: str) -> NodePlacement:
-    """A node that the provider took: as what it runs follows from the Q/DQ around it."""
+def _taken(node: ir.Node, provider: str, planned: NodeForecast | None) -> NodePlacement:
+    """A node that the provider took: as what it runs follows from the Q/DQ around it.
+
+    Whether it computes or only moves integers, no accelerator tells: that is the plan's word.
+    """
     place = partial(NodePlacement, node=str(node.name), op_type=node.op_type, runs_as=node.op_type, provider=provider)
     if dequantized_inputs(node):
-        return place(kind="moves data" if planned == "moves data" else "integer")
+        if _leaves_floats(node):
+            return place(kind="float", why="its output is not quantized")
+        return place(kind="moves data" if planned is not None and planned.kind == "moves data" else "integer")
     if not reads_floats(node):
         return place(kind="moves data", why="works on integers already")
     absorber = _absorber(node)
     if absorber is not None:
         return place(kind="fused", fused_into=str(absorber.name))
-    why = (planned == "float" and reason) or "it was left float: its inputs are not quantized"
+    left = planned is not None and planned.kind == "float"
+    why = planned.why if left and planned is not None else "it was left float: its inputs are not quantized"
     return place(kind="float", why=why)
+
+
+def _leaves_floats(node: ir.Node) -> bool:
+    """Whether a float output of ``node`` is quantized neither here nor behind a Relu or Clip in its group."""
+    if not any(value.dtype in (None, ir.DataType.FLOAT) for value in node.outputs) or quantizers_behind(node):
+        return False
+    behind = [use.node for value in node.outputs for use in value.uses()]
+    return not any(_absorber(follower) is node for follower in behind)
 
 
 def _absorber(node: ir.Node) -> ir.Node | None:
@@ -157,49 +205,3 @@ def _absorber(node: ir.Node) -> ir.Node | None:
         return None
     producer = node.inputs[0].producer()
     return producer if producer is not None and dequantized_inputs(producer) else None
-
-
-def _findings(
-    model: ir.Model,
-    nodes: Sequence[NodePlacement],
-    provider: Provider | None,
-    expected: Mapping[str, tuple[str, str]],
-) -> list[Finding]:
-    by_name = {str(node.name): node for node in model.graph}
-    floats = [p for p in nodes if p.kind == "float"]
-    away = [p for p in floats if provider is not None and p.provider != provider.name]
-    dequantized = [p for p in floats if p.provider == _CPU and dequantized_inputs(by_name[p.node])]
-    unfused = [p for p in dequantized if p.op_type in HOT and expected.get(p.node, ("", ""))[0] != "float"]
-    broken = [p for p in floats if expected.get(p.node, ("", ""))[0] == "integer" and p not in unfused + away]
-    trips = [p for p in dequantized if p not in unfused + away + broken]
-    findings = []
-    if unfused:
-        findings.append(
-            _finding(
-                "error",
-                "{} with quantized inputs {} in float behind DequantizeLinear, which is slower than the float model",
-                unfused,
-                "change what the reason of each node names, or leave these nodes float altogether",
-            )
-        )
-    if away and provider is not None:
-        text = f"{{}} {{}} on the CPU, refused by {provider.name}"
-        findings.append(_finding("warning", text, away, "see the reason of each node; leave it float or replace it"))
-    if broken:
-        text = "{} planned for integers {} in float"
-        findings.append(_finding("warning", text, broken, "report this: the target's profile promises too much"))
-    if trips:
-        text = "{} {} in float behind DequantizeLinear"
-        remedy = "nothing, unless their latency matters: then use operators that the target has integer kernels for"
-        findings.append(_finding("info", text, trips, remedy))
-    return findings
-
-
-def _finding(
-    severity: Literal["error", "warning", "info"], text: str, placed: Sequence[NodePlacement], remedy: str
-) -> Finding:
-    count = "1 node" if len(placed) == 1 else f"{len(placed)} nodes"
-    reasons = dict.fromkeys(p.why for p in placed if p.why)
-    why = f": {next(iter(reasons))}" if len(reasons) == 1 else ""
-    sentence = text.format(count, "runs" if len(placed) == 1 else "run") + why + "."
-    return Finding(severity=severity, text=sentence, nodes=tuple(p.node for p in placed), remedy=remedy)
