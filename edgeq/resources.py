@@ -1,12 +1,13 @@
-"""Find the data folders ``targets/`` and ``calibration/``: in the wheel, or beside the package in a checkout."""
+"""Find the data folders ``targets/`` and ``calibration/``, in the wheel or beside it in a checkout, and the cache."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from edgeq.errors import ConfigError
 
-__all__ = ["data_folder", "data_names", "data_path"]
+__all__ = ["cache_folder", "data_folder", "data_names", "data_path"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -37,3 +38,10 @@ def data_path(kind: str, name: str) -> Path:
         noun = {"targets": "target", "calibration": "calibration recipe"}[kind]
         raise ConfigError(f"unknown {noun} {name!r}", remedy=f"choose one of: {', '.join(data_names(kind))}")
     return data_folder(kind) / f"{name}.toml"
+
+
+def cache_folder() -> Path:
+    """For statistics and sandboxes: ``$EDGEQ_CACHE``, else ``$XDG_CACHE_HOME/edgeq``, else ``~/.cache/edgeq``."""
+    if folder := os.environ.get("EDGEQ_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeq"

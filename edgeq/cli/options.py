@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from edgeq.errors import EdgeqError
+from edgeq.resources import cache_folder as default_cache
 
 __all__ = ["INTERRUPTED", "command", "data_options", "default_cache", "print_json", "source_options"]
 
@@ -83,13 +84,6 @@ def print_json(value: Any) -> None:
 
     sys.stdout.buffer.write(encode(value))
     sys.stdout.buffer.flush()
-
-
-def default_cache() -> Path:
-    """Where statistics are kept: ``$EDGEQ_CACHE``, else ``$XDG_CACHE_HOME/edgeq``, else ``~/.cache/edgeq``."""
-    if folder := os.environ.get("EDGEQ_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeq"
 
 
 def source_options(function: Command) -> Command:

@@ -6,6 +6,7 @@ The HTP emulator is a plugin of the ONNX Runtime that is installed; it can end t
 from __future__ import annotations
 
 import importlib.util
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -34,6 +35,9 @@ class CpuSandbox:
     quick = True
     option: str | None = None
 
+    def unusable(self) -> str | None:
+        return None
+
     def missing(self) -> str | None:
         return None
 
@@ -57,7 +61,13 @@ class QnnSandbox:
     quick = True
     option: str | None = "soc_model"
 
+    def unusable(self) -> str | None:
+        here = f"{platform.system()} {platform.machine()}"
+        return None if here == "Linux x86_64" else f"the emulator is in the package for Linux x86_64; this is {here}"
+
     def missing(self) -> str | None:
+        if why := self.unusable():
+            return why
         if importlib.util.find_spec("onnxruntime_qnn") is None:
             return "the package onnxruntime-qnn is not installed"
         return None

@@ -67,6 +67,9 @@ class Sandbox(Protocol):
     quick: bool
     option: str | None
 
+    def unusable(self) -> str | None:
+        """Why it never runs on this machine (another processor, say), in words; None if it does once installed."""
+
     def missing(self) -> str | None:
         """Why it cannot be used on this machine now, in words; None if it can."""
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from edgeq.errors import ConfigError
+from edgeq.sandbox.emulated import emulated_processors
 from edgeq.sandbox.local import CpuSandbox, QnnSandbox
 from edgeq.sandbox.protocol import Sandbox
+from edgeq.sandbox.venvs import VenvSandbox
+from edgeq.sandbox.webgpu import WebGpuSandbox
 
 __all__ = ["find_sandbox", "sandbox_names"]
 
 _SANDBOXES: tuple[Sandbox, ...] = (
     CpuSandbox(),
     QnnSandbox(),
+    *emulated_processors(),
+    VenvSandbox("openvino"),
+    VenvSandbox("tensorrt-rtx", gives="build", script="trt_worker.py", option="capabilities"),
+    WebGpuSandbox(),
 )
 
 
