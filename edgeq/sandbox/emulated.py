@@ -63,9 +63,12 @@ class EmulatedProcessor:
     def _native(self) -> bool:
         return _MACHINES.get(platform.machine()) == self.machine
 
+    def unusable(self) -> str | None:
+        return None if sys.platform == "linux" else "QEMU emulates the programs of Linux on Linux only"
+
     def missing(self) -> str | None:
-        if sys.platform != "linux":
-            return "QEMU emulates the programs of Linux on Linux only"
+        if why := self.unusable():
+            return why
         try:
             return self._qemu_missing() or self._root_missing()
         except OSError as error:
