@@ -25,6 +25,7 @@ from edgeq.stages.run.blame import layer_errors
 from edgeq.stages.run.latency import compare_latency
 from edgeq.stages.run.memory import measure_memory
 from edgeq.stages.run.placement import Placement, read_placement
+from edgeq.stages.tune import opset_note
 from edgeq.target import Provider
 
 __all__ = ["publish"]
@@ -67,7 +68,7 @@ def _manifest(job: Job, attempt: Attempt) -> Manifest:
         provenance=dict(job.source.provenance),
         licences=job.source.licences,
         versions=library_versions(),
-        notes=_notes(job),
+        notes=_notes(job, attempt),
     )
 
 
@@ -77,9 +78,10 @@ def _preprocess(job: Job) -> Preprocess | None:
     return next((preprocess for preprocess in fed if preprocess is not None), job.source.preprocess)
 
 
-def _notes(job: Job) -> tuple[str, ...]:
-    """What was not verified here, in words, for the manifest and the report."""
-    return (f"{job.target.name}: {job.target.verification.note}.",)
+def _notes(job: Job, attempt: Attempt) -> tuple[str, ...]:
+    """What was not verified here, and what the graph could not be given, in words."""
+    opset = opset_note(attempt.shaped, job.target, attempt.scheme)
+    return (f"{job.target.name}: {job.target.verification.note}.", *((f"{opset}.",) if opset else ()))
 
 
 def _report(job: Job, path: Path, attempt: Attempt, rejected: Sequence[Attempt], plan: tuple[PlanRow, ...]) -> Report:
@@ -132,7 +134,7 @@ def _report(job: Job, path: Path, attempt: Attempt, rejected: Sequence[Attempt],
             *_choice_findings(attempt, rejected),
             *_data_findings(job, attempt),
         ),
-        notes=_notes(job),
+        notes=_notes(job, attempt),
     )
 
 

@@ -1,27 +1,30 @@
-"""Stamp the quantized graph with the opset and IR version that its types and the target need."""
+"""Stamp the quantized graph with the opset, IR version and Q/DQ domain that its types and the target need."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
 from edgeq.qtypes import Scheme
+from edgeq.stages.tune.opset import ir_version_of, least_opset
 from edgeq.target import TargetProfile
 
 __all__ = ["finish"]
 
-_TWO_BIT_OPSET, _TWO_BIT_IR = 25, 13
-
 
 def finish(model: ir.Model, target: TargetProfile, scheme: Scheme) -> ir.Model:
-    """Set opset and IR version in place, and return ``model``.
+    """Set opset, IR version and domains in place, and return ``model``.
 
-    2-bit types exist since opset 25 (IR 13); everything else is content with the target's. A model
-    that came with a newer opset keeps it.
+    The opset is the target's, unless integer types or operators need a newer one (see ``opset_note``).
+    In the domain ``com.microsoft`` DequantizeLinear takes no blocks (measured, ONNX Runtime 1.32):
+    those stay standard.
     """
-    opset, ir_version = target.graph.opset, target.graph.ir_version
-    if scheme.weight_bits == 2:
-        opset, ir_version = max(opset, _TWO_BIT_OPSET), max(ir_version, _TWO_BIT_IR)
-    model.opset_imports[""] = max(opset, model.opset_imports.get("", 0))
-    model.ir_version = max(ir_version, 13 if model.opset_imports[""] >= _TWO_BIT_OPSET else ir_version)
+    opset = max(target.graph.opset, least_opset(target, scheme), model.opset_imports.get("", 0))
+    model.opset_imports[""] = opset
+    model.ir_version = max(target.graph.ir_version, ir_version_of(opset))
+    if target.graph.qdq_domain != "ai.onnx":
+        for node in model.graph:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear") and "block_size" not in node.attributes:
+                node.domain = target.graph.qdq_domain
+                model.opset_imports[node.domain] = 1
     model.producer_name, model.producer_version = "edgeq", None
     return model
