@@ -19,6 +19,7 @@ from edgeq.progress import Progress, Silent
 from edgeq.qtypes import NodeForecast, QuantPlan, Scheme, TensorStats
 from edgeq.recipe import Preprocess
 from edgeq.request import Data, parse_scheme
+from edgeq.sandbox.place import Place
 from edgeq.source import Source
 from edgeq.stages.calibrate.feeds import Feed, check_data, load_feed, split_feed
 from edgeq.stages.calibrate.observe import calibrate
@@ -38,7 +39,8 @@ class Job:
 
     ``precision`` None tries the target's own precisions in order. ``fixed_dims`` fixes dynamic
     dimensions by name. ``cache`` is a folder where statistics are kept. ``measure`` False leaves
-    out latency and memory.
+    out latency and memory, ``with_fallback`` False the second graph that some targets have. ``places``
+    are where the package is run besides this process.
     """
 
     origin: Any
@@ -53,6 +55,8 @@ class Job:
     fixed_dims: dict[str, int] = field(default_factory=dict)
     cache: Path | None = None
     measure: bool = True
+    with_fallback: bool = True
+    places: tuple[Place, ...] = ()
     seconds: float = 3.0
     trust_remote_code: bool = False
     allow_pickle: bool = False
@@ -77,6 +81,20 @@ class Job:
         return load_target(os.fspath(self.profile))
 
     @cached_property
+    def fallback(self) -> Job | None:
+        """The same source and data for the target whose graph goes into the bundle, too; None without one.
+
+        Nothing is exported, prepared or read twice, and both graphs have the same inputs and outputs.
+        """
+        name = self.target.fallback
+        if name is None or not self.with_fallback:
+            return None
+        other = replace(self, profile=name, precision=None, with_fallback=False)
+        for done in ("source", "prepared", "float_bytes", "feeds"):
+            setattr(other, done, getattr(self, done))
+        return other
+
+    @cached_property
     def schemes(self) -> tuple[Scheme, ...]:
         """What to try, in order: the user's precision, or the target's."""
         names = (self.precision,) if self.precision else self.target.precisions
@@ -99,11 +117,18 @@ class Job:
     def prepared(self) -> Prepared:
         return prepare(
             self.source.model,
-            static=self.target.graph.shapes == "static",
+            static=self._static,
             fixed_dims=self.fixed_dims,
             example_inputs=self.source.example_inputs,
             progress=self.progress,
         )
+
+    @property
+    def _static(self) -> bool:
+        """Whether a target of the bundle wants fixed shapes: then all its graphs have them."""
+        fallback = self.target.fallback if self.with_fallback else None
+        targets = [self.target] if fallback is None else [self.target, load_target(fallback)]
+        return any(target.graph.shapes == "static" for target in targets)
 
     @cached_property
     def float_bytes(self) -> int:

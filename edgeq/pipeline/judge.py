@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
-from edgeq.graph import saved_bytes
+from edgeq.errors import ProviderError
+from edgeq.graph import save_model
 from edgeq.pipeline.job import Job
 from edgeq.qtypes import QuantPlan, Scheme
 from edgeq.report import Contract, Size
-from edgeq.request import Limits, output_sqnr_db
-from edgeq.runtime import Optimization
+from edgeq.request import Limits, output_sqnr_db, shortfall
+from edgeq.runtime import Optimization, check_available
 from edgeq.stages.run.accuracy import Evaluation, evaluate, evaluate_custom, evaluate_pairs, metric_drop
 from edgeq.stages.run.labels import load_labels
+from edgeq.target import Provider
 
-__all__ = ["SOUND_SQNR_DB", "Attempt", "attempt"]
+__all__ = ["SOUND_SQNR_DB", "Attempt", "Verdict", "arithmetic", "attempt", "best_attempt"]
 
 SOUND_SQNR_DB = 10.0
 """Below this a precision is not handed over without being asked for: a tenth of the signal is noise."""
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One precision carried out and judged."""
+class Verdict:
+    """What one precision is worth."""
 
     scheme: Scheme
-    shaped: ir.Model
-    plan: QuantPlan
-    model: ir.Model
     evaluation: Evaluation
     size: Size
     contract: Contract | None
@@ -46,26 +46,86 @@ class Attempt:
         sqnr_db = output_sqnr_db(self.evaluation)
         return sqnr_db is None or sqnr_db >= SOUND_SQNR_DB
 
+    @property
+    def rank(self) -> tuple[bool, float, float]:
+        """Less is better: acceptable ones first, then by how far off the contract, then by what is lost."""
+        return not self.acceptable, shortfall(self.contract), self.evaluation.drop
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One precision carried out: its models, and what they are worth."""
+
+    verdict: Verdict
+    shaped: ir.Model
+    plan: QuantPlan
+    model: ir.Model
+
+    @property
+    def scheme(self) -> Scheme:
+        return self.verdict.scheme
+
+    @property
+    def evaluation(self) -> Evaluation:
+        return self.verdict.evaluation
+
+
+def best_attempt(job: Job, limits: Limits) -> tuple[Attempt, list[Verdict]]:
+    """The first precision of the job that is acceptable, or the best there is; and what the others were worth.
+
+    Of the others only the verdicts are kept, not the models.
+    """
+    best: Attempt | None = None
+    rejected: list[Verdict] = []
+    for scheme in job.schemes:
+        found: Attempt | None = attempt(job, scheme, limits)
+        assert found is not None
+        if best is None or found.verdict.rank < best.verdict.rank:
+            best, found = found, best
+        if found is not None:
+            rejected.append(found.verdict)
+            found = None  # its models go before the next ones are made
+        if best.verdict.acceptable:
+            break
+    assert best is not None, "a profile has at least one precision"
+    return best, rejected
+
 
 def attempt(job: Job, scheme: Scheme, limits: Limits) -> Attempt:
     """Carry out one precision and judge it."""
     shaped, chosen, model = job.quantize(scheme)
-    size = Size(quantized_bytes=saved_bytes(model), float_bytes=job.float_bytes)
-    evaluation = evaluate_model(job, model)
-    return Attempt(scheme, shaped, chosen, model, evaluation, size, limits.judge(evaluation, size))
+    with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
+        file = Path(folder) / "model.onnx"
+        save_model(model, file)
+        written = sum(part.stat().st_size for part in Path(folder).iterdir())
+        size = Size(quantized_bytes=written, float_bytes=job.float_bytes)
+        evaluation = evaluate_model(job, file)
+    return Attempt(Verdict(scheme, evaluation, size, limits.judge(evaluation, size)), shaped, chosen, model)
 
 
-def evaluate_model(job: Job, model: ir.Model) -> Evaluation:
-    """Accuracy on data that calibration has not seen, in the arithmetic that the target has."""
+def evaluate_model(job: Job, model: Path) -> Evaluation:
+    """Accuracy on data that calibration has not seen, in the arithmetic that the target has.
+
+    Where this machine's kernels are not the target's, it is the specification's: the graph without any
+    fusion. ONNX Runtime's optimized kernels for the CPU compute 16-bit and blocked forms in ways of their
+    own, which say nothing of an NPU.
+    """
     reference, held_out = job.prepared.model, job.feeds[1]
-    optimization: Optimization = "all" if job.target.verification.accuracy == "provider" else "none"
+    provider, optimization, how = arithmetic(job)
     evaluation = None
     if job.data.pairs is not None:
         queries = job.feed(job.data.pairs, text_field="query")
         documents = job.feed(job.data.pairs, text_field="document")
-        source = f"{len(queries)} pairs of {Path(job.data.pairs).name}"
+        source = f"{len(queries)} pairs of {Path(job.data.pairs).name}{how}"
         evaluation = evaluate_pairs(
-            reference, model, queries, documents, source=source, optimization=optimization, progress=job.progress
+            reference,
+            model,
+            queries,
+            documents,
+            source=source,
+            provider=provider,
+            optimization=optimization,
+            progress=job.progress,
         )
     if evaluation is None or held_out is not None:
         judged = None
@@ -78,7 +138,8 @@ def evaluate_model(job: Job, model: ir.Model) -> Evaluation:
             model,
             samples,
             task=job.source.task,
-            source=text,
+            source=f"{text}{how}",
+            provider=provider,
             optimization=optimization,
             labels=judged,
             progress=job.progress,
@@ -87,6 +148,21 @@ def evaluate_model(job: Job, model: ir.Model) -> Evaluation:
             general if evaluation is None else replace(evaluation, metrics=(*evaluation.metrics, *general.metrics))
         )
     if job.data.metric is not None:
-        own = evaluate_custom(reference, model, job.data.metric, optimization=optimization)
+        own = evaluate_custom(reference, model, job.data.metric, provider=provider, optimization=optimization)
         evaluation = replace(evaluation, metrics=(own, *evaluation.metrics), primary=own.name, drop=metric_drop(own))
     return evaluation
+
+
+def arithmetic(job: Job) -> tuple[Provider | None, Optimization, str]:
+    """With which kernels accuracy is measured: the provider's own if they run here, else the specification's.
+
+    Returns:
+        The provider (None: the CPU), the optimization, and what to say behind the name of the data.
+    """
+    if job.target.verification.accuracy == "provider":
+        try:
+            check_available(job.target.provider)
+            return job.target.provider, "all", ""
+        except ProviderError:
+            pass
+    return None, "none", ", by the specification's arithmetic"

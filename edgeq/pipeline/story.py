@@ -9,10 +9,11 @@ from edgeq.bundle import read_bundle
 from edgeq.errors import ConfigError, ContractError
 from edgeq.output import atomic_folder, check_free
 from edgeq.pipeline.job import Job
-from edgeq.pipeline.judge import Attempt, attempt
+from edgeq.pipeline.judge import best_attempt
 from edgeq.pipeline.publish import publish
+from edgeq.pipeline.second import second_graph
 from edgeq.report import Report
-from edgeq.request import Exported, Limits, broken_contract, shortfall
+from edgeq.request import Exported, Limits, broken_contract
 from edgeq.stages.package import write_report
 from edgeq.stages.run.validate import validate
 from edgeq.target import load_target
@@ -33,19 +34,15 @@ def export(job: Job, *, output: str | os.PathLike[str] | None, limits: Limits, o
     not_met = path.with_name(f"{path.name}.not-met")
     if limits != Limits():
         check_free(not_met, overwrite=True)
-    attempts: list[Attempt] = []
-    for scheme in job.schemes:
-        attempts.append(attempt(job, scheme, limits))
-        if attempts[-1].acceptable:
-            break
-    best = min(attempts, key=lambda a: (not a.acceptable, shortfall(a.contract), a.evaluation.drop))
-    rejected = [other for other in attempts if other is not best]
-    if not best.met:
+    best, rejected = best_attempt(job, limits)
+    second = second_graph(job, limits)
+    met = best.verdict.met and (second is None or second.met)
+    if not met:
         path, overwrite = not_met, True
     with atomic_folder(path, overwrite=overwrite) as folder:
-        report = publish(job, folder, best, rejected)
+        report = publish(job, folder, best, rejected, second)
     exported = Exported(read_bundle(path), report)
-    if not best.met:
+    if not met:
         raise ContractError(*broken_contract(report, path), exported)
     return exported
 

@@ -34,6 +34,7 @@ def write_bundle(
     *,
     model: ir.Model,
     manifest: Manifest,
+    fallback: ir.Model | None = None,
     sample_inputs: Sequence[Mapping[str, np.ndarray]] = (),
     reference_outputs: Sequence[Mapping[str, np.ndarray]] = (),
     sqnr_db: Mapping[str, float] | None = None,
@@ -46,17 +47,20 @@ def write_bundle(
         model: The finished model.
         manifest: A draft, without ``files``, ``inputs``, ``outputs``, ``samples`` and ``labels``. A
             tokenizer that it names is copied into the bundle.
+        fallback: The model of ``manifest.fallback``, with the same inputs and outputs.
         sample_inputs: Batches by input name. Those with the shapes of the first are kept.
         reference_outputs: The float model's answers to them.
         sqnr_db: How close the packaged model came to these answers, per output.
         labels: Names of the classes, one per logit.
 
     Raises:
-        ConfigError: the tokenizer is missing, or a label is not one line of text.
+        ConfigError: the tokenizer is missing, a label is not one line of text, or the fallback's inputs or
+            outputs are others than the model's.
         OutputError: the disk is full or the folder is not writable.
     """
     graph.save_model(model, folder / _MODEL)
     try:
+        _write_fallback(folder, model, fallback, manifest)
         samples = _write_samples(folder, sample_inputs, reference_outputs, sqnr_db or {})
         finished = msgspec.structs.replace(
             manifest,
@@ -88,6 +92,28 @@ def write_report(folder: Path, report: Report, manifest: Manifest) -> None:
         (folder / "report.html").write_text(render_html(report, manifest), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write the report: {error.strerror or error}", where=str(folder)) from None
+
+
+def _write_fallback(folder: Path, model: ir.Model, fallback: ir.Model | None, manifest: Manifest) -> None:
+    if (fallback is None) != (manifest.fallback is None):
+        raise ValueError("a fallback's model and its entry in the manifest belong together")
+    if fallback is None or manifest.fallback is None:
+        return
+    for infos in (graph.input_infos, graph.output_infos):
+        ours, theirs = _tensors(infos(model)), _tensors(infos(fallback))
+        if ours != theirs:
+            raise ConfigError(
+                f"the fallback for {manifest.fallback.target} has {_in_words(theirs)} where the model has "
+                f"{_in_words(ours)}: an app could not switch between them",
+                remedy="leave it out with --no-fallback",
+            )
+    path = folder / manifest.fallback.model
+    path.parent.mkdir(parents=True)
+    graph.save_model(fallback, path)
+
+
+def _in_words(tensors: Sequence[TensorEntry]) -> str:
+    return ", ".join(f"{t.name}: {t.dtype}{list(t.shape)}" for t in tensors)
 
 
 def _write_samples(

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeq import graph
+from edgeq.errors import ProviderError
 from edgeq.metrics import top_k_agreement
 from edgeq.progress import Progress, Silent
 from edgeq.report import Finding, Metric, ProviderCheck
 from edgeq.sandbox import Outcome, Task
 from edgeq.sandbox.place import Place
+from edgeq.stages.run.accuracy import predictor
 from edgeq.stages.run.closeness import Closeness, closeness_metrics, compare_outputs
 from edgeq.stages.run.kernels import PLUMBING
 
 if TYPE_CHECKING:
     from edgeq.target import Provider, Verification
 
-__all__ = ["Ran", "Samples", "check_findings", "own_place", "places_for", "run_on", "run_on_own"]
+__all__ = ["Ran", "Samples", "check_findings", "own_place", "places_for", "run_everywhere", "run_on", "run_on_own"]
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -90,6 +92,38 @@ def run_on(place: Place, model: Path, provider: Provider, samples: Samples, *, p
     finally:
         progress.finish()
     return _judged(place, model, provider, outcome, samples)
+
+
+def run_everywhere(
+    model: Path,
+    provider: Provider,
+    verification: Verification | None,
+    samples: Samples,
+    places: Sequence[Place] = (),
+    *,
+    progress: Progress | None = None,
+) -> list[Ran]:
+    """The profile's own sandbox as ``run_on_own`` does, unless it is among the places that were asked for; then these.
+
+    Where this machine has the target's kernels, their outputs are compared with those of the places.
+    """
+    own = own_place(verification)
+    found: list[Ran] = []
+    if own is None or own.sandbox not in {place.sandbox for place in places}:
+        first = run_on_own(model, provider, verification, samples, progress=progress)
+        found = [first] if first is not None else []
+    if places and (verification is None or verification.accuracy == "provider"):
+        samples = replace(samples, host=_here(model, provider, samples.inputs))
+    return [*found, *(run_on(place, model, provider, samples, progress=progress) for place in places)]
+
+
+def _here(model: Path, provider: Provider, inputs: Sequence[Arrays]) -> list[Arrays] | None:
+    """This machine's own outputs; None if it does not have the provider."""
+    try:
+        with predictor(model, provider=provider) as predict:
+            return [predict(batch) for batch in inputs]
+    except ProviderError:
+        return None
 
 
 def run_on_own(
@@ -224,6 +258,6 @@ def _nowhere(provider: Provider) -> ProviderCheck:
         place="",
         provider=provider.name,
         status="none",
-        text=f"rules only: nothing runs {provider.name} without the device",
+        text=f"rules only: the profile knows nothing that runs {provider.name} without the device",
         remedy="measure on the device",
     )
