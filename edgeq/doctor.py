@@ -1,15 +1,21 @@
-"""Is this installation sound? Versions, extras, execution providers, processor."""
+"""Is this installation sound? Versions, extras, execution providers, sandboxes, processor."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import sys
-from typing import Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-__all__ = ["Check", "examine"]
+from edgeq.progress import Progress
+
+if TYPE_CHECKING:
+    from edgeq.sandbox import Sandbox
+
+__all__ = ["Check", "examine", "install_sandbox"]
 
 CORE = ("click", "jinja2", "ml_dtypes", "msgspec", "numpy", "onnx", "onnx-ir", "onnxruntime", "pillow", "rich")
 EXTRAS: dict[str, tuple[str, ...]] = {
@@ -21,17 +27,17 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at: ``ok``, ``absent`` (an optional part) or ``broken``."""
+    """One thing that was looked at: ``ok``, ``absent`` (an optional part), ``unusable`` (here) or ``broken``."""
 
     name: str
-    state: Literal["ok", "absent", "broken"]
+    state: Literal["ok", "absent", "unusable", "broken"]
     found: str
     remedy: str | None = None
 
 
 def examine() -> tuple[Check, ...]:
     """Everything ``edgeq doctor`` prints. Nothing heavy is imported except ONNX Runtime."""
-    return (_python(), *_core(), *_extras(), _telemetry(), *_providers(), _processor(), _data())
+    return (_python(), *_core(), *_extras(), _telemetry(), *_providers(), *_sandboxes(), _processor(), _data())
 
 
 def _python() -> Check:
@@ -93,6 +99,47 @@ def _providers() -> list[Check]:
             found = error.what
             checks[provider.name] = Check(name=provider.name, state="absent", found=found, remedy=error.remedy)
     return list(checks.values())
+
+
+def _sandboxes() -> list[Check]:
+    from edgeq.sandbox import find_sandbox, sandbox_names
+
+    return [_sandbox_check(find_sandbox(name)) for name in sandbox_names()]
+
+
+def _sandbox_check(sandbox: Sandbox) -> Check:
+    """Ready, absent with the command that fetches it, or unusable on this machine."""
+    name = f"sandbox {sandbox.name}"
+    if why := sandbox.unusable():
+        return Check(name=name, state="unusable", found=why)
+    if why := sandbox.missing():
+        return Check(name=name, state="absent", found=f"{why}; {_price(sandbox)}", remedy=_command(sandbox))
+    return Check(name=name, state="ok", found=sandbox.summary)
+
+
+def _price(sandbox: Sandbox) -> str:
+    return f"{sandbox.size_mb} MB, licence: {sandbox.licence}"
+
+
+def _command(sandbox: Sandbox) -> str:
+    return f"edgeq doctor --install-provider {sandbox.name}"
+
+
+def install_sandbox(name: str, progress: Progress, tell: Callable[[str], None]) -> Check:
+    """Fetch the sandbox ``name`` unless it is there; ``tell`` gets size and licence before anything is fetched.
+
+    Raises:
+        ConfigError: there is no such sandbox.
+        ProviderError: it does not run here, or cannot be fetched.
+    """
+    from edgeq.sandbox import find_sandbox
+
+    sandbox = find_sandbox(name)
+    if sandbox.missing() is not None and sandbox.unusable() is None:
+        tell(f"{name}: {sandbox.summary}.")
+        tell(f"Fetching {_price(sandbox)}. It stays in edgeq's cache, and edgeq passes none of it on.")
+    sandbox.install(progress)
+    return _sandbox_check(sandbox)
 
 
 def _processor() -> Check:

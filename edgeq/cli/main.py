@@ -312,16 +312,28 @@ def show_command(json_output: bool, name: str) -> None:
 
 
 @command(cli, name="doctor")
-def doctor_command(json_output: bool) -> None:
-    """Check this installation: versions, extras, execution providers, processor.
+@click.option(
+    "--install-provider", "names", multiple=True, metavar="NAME", help="Fetch this sandbox into the cache; repeatable."
+)
+def doctor_command(json_output: bool, names: tuple[str, ...]) -> None:
+    """Check this installation: versions, extras, execution providers, sandboxes, processor.
+
+    Sandboxes hold the real providers and compilers that packages are checked with, each in an
+    environment of its own.
 
     \b
     Example:
-      edgeq doctor
+      edgeq doctor --install-provider openvino
     """
-    from edgeq.doctor import examine
+    from edgeq.doctor import examine, install_sandbox
 
-    checks = examine()
+    if names:
+        from edgeq.cli.progress import make_progress
+
+        progress = make_progress(quiet=json_output)
+        checks = tuple(install_sandbox(name, progress, lambda line: click.echo(line, err=True)) for name in names)
+    else:
+        checks = examine()
     if json_output:
         print_json(checks)
     else:

@@ -213,7 +213,7 @@ def show_target(profile: TargetProfile) -> None:
 
 def show_checks(checks: Sequence[Check]) -> None:
     """One line per check."""
-    styles = {"ok": "green", "absent": "yellow", "broken": "red"}
+    styles = {"ok": "green", "absent": "yellow", "unusable": "dim", "broken": "red"}
     table = _table("", "what", "found", "remedy")
     for check in checks:
         state = f"[{styles[check.state]}]{check.state}[/]"

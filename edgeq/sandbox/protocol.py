@@ -59,13 +59,26 @@ class Sandbox(Protocol):
     spelling ``NAME:VALUE`` sets, such as the processor to emulate (None: it takes none).
     """
 
-    name: str
-    summary: str
-    licence: str
-    gives: Literal["numbers", "build"]
-    size_mb: int
-    quick: bool
-    option: str | None
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def summary(self) -> str: ...
+
+    @property
+    def licence(self) -> str: ...
+
+    @property
+    def gives(self) -> Literal["numbers", "build"]: ...
+
+    @property
+    def size_mb(self) -> int: ...
+
+    @property
+    def quick(self) -> bool: ...
+
+    @property
+    def option(self) -> str | None: ...
 
     def unusable(self) -> str | None:
         """Why it never runs on this machine (another processor, say), in words; None if it does once installed."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 import ctypes.util
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgeq.progress import Progress
 from edgeq.sandbox.environments import fetch_debian
+from edgeq.sandbox.protocol import Outcome, Task
 from edgeq.sandbox.venvs import VenvSandbox
 
 __all__ = ["WebGpuSandbox"]
@@ -38,6 +40,13 @@ class WebGpuSandbox(VenvSandbox):
         if folder is not None and not (_icd(folder).exists() and _has_loader(folder)):
             return "the system's SwiftShader or libvulkan, which were there at the installation, are gone"
         return super().missing()
+
+    def run(
+        self, tasks: Sequence[Task], *, arguments: Mapping[str, str] | None = None, timeout_s: float = 300.0
+    ) -> list[Outcome]:
+        with tempfile.TemporaryDirectory(prefix="edgeq-profile-") as folder:
+            asked = {**(arguments or {}), "profile": str(Path(folder) / "run")}
+            return super().run(tasks, arguments=asked, timeout_s=timeout_s)
 
     def _add(self, folder: Path, progress: Progress) -> None:
         if not _SYSTEM.exists():

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import queue
+import re
 import sys
 import threading
 from pathlib import Path
@@ -66,7 +67,10 @@ def perform(task: dict[str, Any]) -> dict[str, Any]:
         values = [_plain(value) for value in session.run(names, inputs)]
         with Path(feed["output"]).open("wb") as stream:
             np.savez(stream, **{f"a{index}": value for index, value in enumerate(values)})  # type: ignore[arg-type]
-    return {"status": "ran", "names": names, "assigned": _assigned(session)}
+    assigned = _assigned(session)
+    if "profile" in task["arguments"]:
+        assigned = {**_profiled(session), **(assigned or {})}
+    return {"status": "ran", "names": names, "assigned": assigned and _by_own_names(assigned)}
 
 
 def _open(task: dict[str, Any]) -> ort.InferenceSession:
@@ -78,6 +82,9 @@ def _open(task: dict[str, Any]) -> ort.InferenceSession:
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     for key, value in provider["session"].items():
         options.add_session_config_entry(key, value)
+    if "profile" in task["arguments"]:
+        options.enable_profiling = True
+        options.profile_file_prefix = task["arguments"]["profile"]
     if task["optimized"]:
         options.optimized_model_filepath = task["optimized"]
     chosen: list[Any] | None = None
@@ -115,6 +122,25 @@ def _assigned(session: ort.InferenceSession) -> dict[str, str] | None:
         return None
     groups = session.get_provider_graph_assignment_info()
     return {node.name: group.ep_name for group in groups for node in group.get_nodes()}
+
+
+def _profiled(session: ort.InferenceSession) -> dict[str, str]:
+    """The providers of the kernels that ran, by the names of their nodes.
+
+    Providers that rewrite nodes for their layout (WebGPU) are not asked about those again, so that the
+    assignment lacks them.
+    """
+    file = Path(session.end_profiling())
+    events = json.loads(file.read_text(encoding="utf-8"))
+    file.unlink()
+    kernels = [event for event in events if event["name"].endswith("_kernel_time") and "provider" in event["args"]]
+    return {event["name"].removesuffix("_kernel_time"): event["args"]["provider"] for event in kernels}
+
+
+def _by_own_names(assigned: dict[str, str]) -> dict[str, str]:
+    """A node that was rewritten for another layout is called ``NAME_token_7``: say it of ``NAME``, too."""
+    named = {re.sub(r"_token_\d+$", "", name): provider for name, provider in assigned.items()}
+    return {**named, **assigned}
 
 
 def _plain(value: Any) -> np.ndarray:
