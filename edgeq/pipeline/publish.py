@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from edgeq import __version__
+from edgeq.agreement import agreement
 from edgeq.bundle import Calibration, GraphEntry, Manifest
 from edgeq.errors import ProviderError
 from edgeq.graph import save_model
@@ -25,7 +26,6 @@ from edgeq.report import (
     LatencyComparison,
     Memory,
     PlanRow,
-    ProviderCheck,
     Report,
     plan_row,
 )
@@ -36,8 +36,8 @@ from edgeq.stages.package import write_bundle, write_report
 from edgeq.stages.run.blame import layer_errors
 from edgeq.stages.run.latency import compare_latency
 from edgeq.stages.run.memory import measure_memory
-from edgeq.stages.run.on_provider import Samples, check_findings, places_for, run_everywhere
-from edgeq.stages.run.placement import Placement, read_placement
+from edgeq.stages.run.on_provider import Ran, Samples, check_findings, places_for, run_everywhere
+from edgeq.stages.run.placement import Placement, assigned_placement, read_placement
 from edgeq.stages.tune import opset_note
 from edgeq.target import Provider
 
@@ -128,8 +128,9 @@ def _report(
     places: Sequence[Place],
 ) -> Report:
     """Measure the packaged model as it lies on disk."""
-    placement, provider, findings = _placement(job, path, attempt)
-    checks = _checks(job, path, attempt, places)
+    ran = _run_on_provider(job, path, attempt, places)
+    checks = tuple(one.check for one in ran)
+    placement, provider, findings = _placement(job, path, attempt, ran)
     latency, memory, float_memory = _costs(job, path, attempt, provider)
     blame = layer_errors(
         attempt.shaped,
@@ -154,6 +155,7 @@ def _report(
         float_memory=float_memory,
         size=attempt.verdict.size,
         placement=placement.nodes,
+        agreement=agreement(placement.nodes),
         blame=blame,
         plan=plan,
         contract=attempt.verdict.contract,
@@ -179,8 +181,9 @@ def _with_second(
     job, attempt = second.job, second.attempt
     if attempt is None:
         return msgspec.structs.replace(report, findings=(*report.findings, *second.findings))
-    placement, _, findings = _placement(job, folder / FALLBACK, attempt)
-    checks = _checks(job, folder / FALLBACK, attempt, places)
+    ran = _run_on_provider(job, folder / FALLBACK, attempt, places)
+    checks = tuple(one.check for one in ran)
+    placement, _, findings = _placement(job, folder / FALLBACK, attempt, ran)
     found = GraphReport(
         target=job.target.name,
         precision=attempt.scheme.name,
@@ -225,22 +228,33 @@ def _costs(
     return latency, memory, float_memory
 
 
-def _checks(job: Job, path: Path, attempt: Attempt, places: Sequence[Place]) -> tuple[ProviderCheck, ...]:
+def _run_on_provider(job: Job, path: Path, attempt: Attempt, places: Sequence[Place]) -> list[Ran]:
     """What the provider itself makes of the package, where it or a stand-in is installed."""
     inputs, references = attempt.evaluation.sample_inputs, attempt.evaluation.reference_outputs
     samples = Samples(inputs, references, task=job.source.task, text=f"{len(inputs)} samples")
     target = job.target
-    found = run_everywhere(path, target.provider, target.verification, samples, places, progress=job.progress)
-    return tuple(ran.check for ran in found)
+    return run_everywhere(path, target.provider, target.verification, samples, places, progress=job.progress)
 
 
-def _placement(job: Job, path: Path, attempt: Attempt) -> tuple[Placement, Provider | None, list[Finding]]:
-    """Where each node runs: as the provider says, or as planned where it is not to be had."""
-    provider = job.target.provider
+def _placement(
+    job: Job, path: Path, attempt: Attempt, ran: Sequence[Ran]
+) -> tuple[Placement, Provider | None, list[Finding]]:
+    """Where each node runs: as the provider says, here or in its sandbox, or as planned where it is not to be had.
+
+    The provider is not loaded into this process if it has just failed in one of its own.
+    """
+    provider, gates, expected = job.target.provider, job.target.gates, attempt.plan.nodes
+    failed = next((one.check for one in ran if one.check.status in ("refused", "crashed")), None)
+    told = next((one.assigned for one in ran if one.assigned is not None), None)
+    why, remedy = (failed.text, failed.remedy) if failed is not None else ("", None)
     try:
         check_available(provider)
     except ProviderError as error:
-        text = f"{provider.name} is not available here, so the placement is what the profile promises"
-        finding = Finding(severity="warning", text=f"{text}: {error.what}", remedy=error.remedy)
-        return Placement(planned_placement(attempt.shaped, attempt.plan), ()), None, [finding]
-    return read_placement(path, provider, expected=attempt.plan.nodes), provider, []
+        why, remedy = error.what, error.remedy
+    if not why:
+        return read_placement(path, provider, expected=expected, gates=gates), provider, []
+    if told is not None:
+        return assigned_placement(path, provider, told, expected=expected, gates=gates), None, []
+    text = f"{provider.name} is not available here, so the placement is what the profile promises: {why}"
+    planned = Placement(planned_placement(attempt.shaped, attempt.plan), ())
+    return planned, None, [Finding(severity="warning", text=text, remedy=remedy)]

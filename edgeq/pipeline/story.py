@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgeq.bundle import read_bundle
-from edgeq.errors import ConfigError, ContractError
+from edgeq.errors import ContractError
 from edgeq.output import atomic_folder, check_free
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.judge import best_attempt
 from edgeq.pipeline.publish import publish
 from edgeq.pipeline.second import second_graph
+from edgeq.progress import Progress
 from edgeq.report import Report
 from edgeq.request import Exported, Limits, broken_contract
+from edgeq.sandbox.place import parse_place
 from edgeq.stages.package import write_report
 from edgeq.stages.run.validate import validate
-from edgeq.target import load_target
 
 __all__ = ["export", "validate_bundle"]
 
@@ -53,17 +55,22 @@ def validate_bundle(
     reference: str | os.PathLike[str] | None,
     threads: int,
     tolerance_db: float,
+    places: Sequence[str] = (),
+    progress: Progress | None = None,
     report_folder: str | os.PathLike[str] | None,
 ) -> Report:
     """Run a bundle on this machine; see ``edgeq.run``."""
     bundle = read_bundle(path)
-    try:
-        verification = load_target(bundle.manifest.target).verification
-        latency, memory = verification.latency_here, verification.accuracy == "provider"
-    except ConfigError:  # a target of the user's own, known by its file only
-        latency = memory = True
+    verification = bundle.manifest.verification
     report = validate(
-        bundle, reference=reference, threads=threads, tolerance_db=tolerance_db, latency=latency, memory=memory
+        bundle,
+        reference=reference,
+        threads=threads,
+        tolerance_db=tolerance_db,
+        latency=verification is None or verification.latency_here,
+        memory=verification is None or verification.accuracy == "provider",
+        places=[parse_place(place) for place in places],
+        progress=progress,
     )
     if report_folder is not None:
         Path(report_folder).mkdir(parents=True, exist_ok=True)

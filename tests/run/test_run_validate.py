@@ -51,7 +51,7 @@ def test_a_bundle_that_does_what_it_says_passes(tmp_path):
 def test_outputs_farther_off_than_the_manifest_allows_are_an_error(tmp_path):
     bundle = _bundle(tmp_path / "b", factor=0.8)
     with pytest.raises(
-        ValidationError, match=r"'y' reaches an SQNR of 14\.0 dB, but the manifest says 20\.0 dB \(tolerance 3 dB\)"
+        ValidationError, match=r"SQNR of y is 14\.0 dB, but the manifest says 20\.0 dB \(tolerance 3 dB\)"
     ):
         validate(bundle, latency=False, memory=False)
     assert validate(bundle, latency=False, memory=False, tolerance_db=7).contract.met
@@ -60,9 +60,11 @@ def test_outputs_farther_off_than_the_manifest_allows_are_an_error(tmp_path):
 def test_another_provider_than_the_targets_is_said_and_not_judged(tmp_path):
     coreml = Provider(name="CoreMLExecutionProvider", package="onnxruntime", version=">=1.24")
     report = validate(_bundle(tmp_path / "b", factor=0.8, provider=coreml), latency=False, memory=False)
-    assert "Run on the CPU instead of CoreMLExecutionProvider" in report.notes[0]
+    assert "model.onnx ran on the CPU instead of CoreMLExecutionProvider" in report.notes[0]
     assert not report.contract.met
-    assert {place.provider for place in report.placement} == {"CPUExecutionProvider"}
+    assert [metric.name for metric in report.metrics] == ["cosine on the CPU", "SQNR on the CPU"]
+    assert "by the specification's arithmetic" in report.metrics[1].source
+    assert not report.placement, "where the CPU runs it says nothing of CoreML"
 
 
 def test_a_bundle_without_samples_is_an_error(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,10 +46,14 @@ class Samples:
 
 @dataclass(frozen=True)
 class Ran:
-    """The check as it stands in the report, and how close each output came (empty where nothing was computed)."""
+    """The check as it stands in the report, how close each output came, and which provider took which node.
+
+    ``closeness`` is empty where nothing was computed, ``assigned`` None where it is not told.
+    """
 
     check: ProviderCheck
-    closeness: Mapping[str, Closeness]
+    closeness: Mapping[str, Closeness] = field(default_factory=dict)
+    assigned: Mapping[str, str] | None = None
 
 
 def own_place(verification: Verification | None) -> Place | None:
@@ -82,7 +86,7 @@ def run_on(place: Place, model: Path, provider: Provider, samples: Samples, *, p
     sandbox = place.find()
     why = sandbox.missing()
     if why is not None:
-        return Ran(_absent(place, provider, why), {})
+        return Ran(_absent(place, provider, why))
     progress = progress or Silent()
     progress.start(f"running on {place}", None)
     try:
@@ -141,15 +145,15 @@ def run_on_own(
     place = own_place(verification)
     here = verification is None or verification.accuracy == "provider"
     if place is None:
-        return None if here else Ran(_nowhere(provider), {})
+        return None if here else Ran(_nowhere(provider))
     sandbox = place.find()
     if here and sandbox.quick:
         return None
     why = sandbox.missing()
     if why is not None:
-        return Ran(_absent(place, provider, why), {})
+        return Ran(_absent(place, provider, why))
     if not sandbox.quick:
-        return Ran(_left_out(place, provider), {})
+        return Ran(_left_out(place, provider))
     return run_on(place, model, provider, samples, progress=progress)
 
 
@@ -199,6 +203,7 @@ def _judged(place: Place, model: Path, provider: Provider, outcome: Outcome, sam
             text=_in_words(outcome, provider, taken, nodes),
         ),
         found,
+        outcome.assigned if nodes else None,
     )
 
 

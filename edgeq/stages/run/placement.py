@@ -27,7 +27,7 @@ from edgeq.target import Gates
 if TYPE_CHECKING:
     from edgeq.target import Provider
 
-__all__ = ["Placement", "read_placement"]
+__all__ = ["Placement", "assigned_placement", "read_placement"]
 
 _CPU = "CPUExecutionProvider"
 
@@ -74,6 +74,35 @@ def read_placement(
     own = provider.name if provider is not None else _CPU
     found = gate_findings(nodes, own, expected, dequantizes, gates or Gates())
     return Placement(tuple(nodes), (*found, *prediction_findings(nodes, expected), *left))
+
+
+def assigned_placement(
+    model: ir.Model | str | os.PathLike[str],
+    provider: Provider,
+    assigned: Mapping[str, str],
+    *,
+    expected: Mapping[str, NodeForecast] | None = None,
+    gates: Gates | None = None,
+) -> Placement:
+    """The same from what a provider told elsewhere, in its sandbox: ``assigned`` names who took which node."""
+    if not isinstance(model, ir.Model):
+        model = graph.load_model(model)
+    expected = expected or {}
+    nodes = []
+    for node in model.graph:
+        name = str(node.name)
+        place = partial(NodePlacement, node=name, op_type=node.op_type, runs_as=node.op_type)
+        if node.op_type in PLUMBING:
+            continue
+        if name not in assigned:
+            nodes.append(place(provider=provider.name, kind="fused", why="optimized away while loading"))
+        elif assigned[name] != provider.name:
+            nodes.append(place(provider=assigned[name], kind="float", why="refused by the provider, without a reason"))
+        else:
+            nodes.append(_taken(node, provider.name, expected.get(name)))
+    nodes = [_with_prediction(place, expected.get(place.node)) for place in nodes]
+    found = gate_findings(nodes, provider.name, expected, _in_front(model, nodes), gates or Gates())
+    return Placement(tuple(nodes), (*found, *prediction_findings(nodes, expected)))
 
 
 def _with_prediction(place: NodePlacement, forecast: NodeForecast | None) -> NodePlacement:

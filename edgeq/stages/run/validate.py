@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 import edgeq
-from edgeq.bundle import Bundle, Samples
-from edgeq.errors import ConfigError, ProviderError, ValidationError
+from edgeq.agreement import agreement
+from edgeq.bundle import Bundle
+from edgeq.bundle import Samples as SampleFiles
+from edgeq.errors import ConfigError, ValidationError
 from edgeq.machine import describe_machine
-from edgeq.report import Clause, Contract, Metric, Report
-from edgeq.runtime import check_available
-from edgeq.stages.run.accuracy import Predict, metric_drop, predictor
-from edgeq.stages.run.closeness import Closeness
+from edgeq.progress import Progress
+from edgeq.report import Contract, Report
+from edgeq.sandbox.place import Place
+from edgeq.stages.run.accuracy import metric_drop
+from edgeq.stages.run.judged import Judged, judge_graph
 from edgeq.stages.run.latency import compare_latency
 from edgeq.stages.run.memory import measure_memory
-from edgeq.stages.run.placement import read_placement
+from edgeq.stages.run.on_provider import Samples, check_findings, places_for
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -38,12 +41,16 @@ def validate(
     latency: bool = True,
     memory: bool = True,
     seconds: float = 3.0,
+    places: Sequence[Place] = (),
+    progress: Progress | None = None,
 ) -> Report:
-    """Run a bundle's samples on this machine and report; ``read_bundle`` has checked its files already.
+    """Run a bundle's samples and report; ``read_bundle`` has checked its files already.
 
-    The target's provider is used where it is available, otherwise the CPU, with a note. Each output
-    must come as close to the float model's as the manifest says, less ``tolerance_db``: kernels of
-    other processors round differently.
+    Each graph of the bundle runs with the kernels that its figures were made with: its provider's own, or
+    the specification's arithmetic. Besides, it runs in its provider's sandbox, as ``run_everywhere`` says.
+    Each output must come as close to the float model's as the manifest says, less ``tolerance_db``: kernels
+    of other processors round differently. Where neither the provider nor its arithmetic is to be had, the
+    CPU's figures are named as such and not judged.
 
     Args:
         bundle: What ``read_bundle`` returned.
@@ -53,35 +60,28 @@ def validate(
         latency: Measure latency, too: it says something only on machines of the target's kind.
         memory: Measure memory, too: an emulator's says nothing of the chip's.
         seconds: How long each model runs while its latency is measured.
+        places: Sandboxes to run it in, whether they are quick or not.
+        progress: Told of every step.
 
     Raises:
-        ValidationError: an output is farther from the reference than the manifest allows.
+        ValidationError: an output is farther from the reference than the manifest allows, or the graph's own
+            provider refuses it.
         ConfigError: a sample file is no array, or the bundle holds no samples.
         ModelError: the model does not load or run.
     """
     manifest = bundle.manifest
-    provider, notes = _available(manifest.provider)
     inputs, outputs, samples = load_samples(bundle)
-    with predictor(bundle.model, provider=provider, threads=threads) as predict:
-        closeness = _compare(predict, inputs, outputs)
-    metrics = tuple(
-        Metric(
-            name="SQNR" if len(closeness) == 1 else f"{name} SQNR",
-            value=round(found.sqnr_db, 3),
-            unit="dB",
-            samples=samples.count,
-            source=f"the bundle's {samples.count} samples",
-        )
-        for name, found in closeness.items()
-    )
-    contract = _check(bundle, closeness, samples, tolerance_db, strict=provider == manifest.provider)
-    worst = min(closeness.values(), key=lambda found: found.cosine)
-    likeness = Metric(
-        name="cosine",
-        value=round(worst.cosine, 6),
-        samples=samples.count,
-        source=f"the bundle's {samples.count} samples",
-    )
+    text = f"the bundle's {samples.count} samples"
+    fed = Samples(inputs, outputs, task=manifest.task, text=text)
+    spread = places_for([entry.verification for entry in manifest.graphs], places)
+    graphs = [
+        judge_graph(bundle.path / entry.model, entry, fed, asked, tolerance_db, threads, progress)
+        for entry, asked in zip(manifest.graphs, spread, strict=True)
+    ]
+    for judged in graphs:
+        _raise_failures(bundle, judged, tolerance_db)
+    main = graphs[0]
+    clauses = tuple(clause for judged in graphs for clause in judged.clauses)
     report = Report(
         edgeq=edgeq.__version__,
         name=manifest.name,
@@ -90,25 +90,31 @@ def validate(
         task=manifest.task,
         machine=describe_machine(),
         parity=manifest.parity,
-        metrics=(likeness, *metrics),
-        primary=likeness.name,
-        drop=metric_drop(likeness),
+        metrics=main.metrics,
+        primary=main.metrics[0].name,
+        drop=metric_drop(main.metrics[0]),
         size=manifest.size,
+        placement=main.placement.nodes,
+        agreement=agreement(main.placement.nodes),
         plan=manifest.plan,
-        contract=contract,
-        notes=(*manifest.notes, *notes),
+        contract=Contract(clauses=clauses, met=all(clause.met for clause in clauses)),
+        checks=main.checks,
+        fallback=None if len(graphs) == 1 else graphs[1].report(),
+        findings=(*check_findings(main.checks), *main.placement.findings),
+        notes=(*manifest.notes, *main.notes),
     )
-    placement = read_placement(bundle.model, provider, threads=threads)
-    report = msgspec.structs.replace(report, placement=placement.nodes, findings=placement.findings)
-    if latency:
-        found = compare_latency(bundle.model, reference, inputs[0], provider=provider, threads=threads, seconds=seconds)
+    here = main.provider is not None
+    if latency and here:
+        found = compare_latency(
+            bundle.model, reference, inputs[0], provider=main.provider, threads=threads, seconds=seconds
+        )
         report = msgspec.structs.replace(report, latency=found)
-    return _with_memory(report, bundle, reference, inputs[0], provider, threads) if memory else report
+    return _with_memory(report, bundle, reference, inputs[0], main.provider, threads) if memory and here else report
 
 
 def load_samples(
     bundle: Bundle,
-) -> tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]], Samples]:
+) -> tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]], SampleFiles]:
     """The bundle's sample batches and the float model's answers.
 
     Raises:
@@ -141,48 +147,24 @@ def _load(bundle: Bundle, file: str, count: int) -> np.ndarray:
     raise ConfigError(f"{file!r} holds no sample tensor: {reason}", where=str(path), remedy="make the package again")
 
 
-def _available(provider: Provider) -> tuple[Provider | None, tuple[str, ...]]:
-    """The target's provider, or None for the CPU with a note that says so."""
-    try:
-        check_available(provider)
-    except ProviderError as error:
-        return None, (f"Run on the CPU instead of {provider.name}: {error.what}.",)
-    return provider, ()
-
-
-def _compare(
-    predict: Predict, inputs: list[dict[str, np.ndarray]], outputs: list[dict[str, np.ndarray]]
-) -> dict[str, Closeness]:
-    found = {name: Closeness() for name in outputs[0]}
-    for batch, expected in zip(inputs, outputs, strict=True):
-        answer = predict(batch)
-        for name, reference in expected.items():
-            if name not in answer or answer[name].shape != reference.shape:
-                shape = answer[name].shape if name in answer else "missing"
-                raise ValidationError(f"output {name!r} is {shape}, the reference has shape {reference.shape}")
-            found[name].add(reference, answer[name])
-    return found
-
-
-def _check(
-    bundle: Bundle, closeness: Mapping[str, Closeness], samples: Samples, tolerance_db: float, *, strict: bool
-) -> Contract:
-    clauses = []
-    for name, recorded in sorted(samples.sqnr_db.items()):
-        found = round(closeness[name].sqnr_db, 3)
-        met = found >= recorded - tolerance_db
-        if not met and strict:
+def _raise_failures(bundle: Bundle, judged: Judged, tolerance_db: float) -> None:
+    for clause in judged.clauses:
+        if not clause.met and clause.option in judged.strict:
+            recorded = clause.asked + tolerance_db
             raise ValidationError(
-                f"output {name!r} reaches an SQNR of {found:.1f} dB, but the manifest says {recorded:.1f} dB "
+                f"{clause.option} is {clause.measured:.1f} dB, but the manifest says {recorded:.1f} dB "
                 f"(tolerance {tolerance_db:g} dB)",
                 where=str(bundle.path),
                 remedy="compare this machine's processor and ONNX Runtime with the manifest's; see the report of "
                 "placement, or allow more with a larger tolerance",
             )
-        clauses.append(
-            Clause(option=f"SQNR of {name}", asked=recorded - tolerance_db, measured=found, unit="dB", met=met)
-        )
-    return Contract(clauses=tuple(clauses), met=all(clause.met for clause in clauses))
+    for check in judged.checks:
+        if check.status in ("refused", "crashed"):
+            raise ValidationError(
+                f"{judged.entry.model} for {judged.entry.target} on {check.place}: {check.text}",
+                where=str(bundle.path),
+                remedy="compare the provider's version with the manifest's; if they agree, make the package again",
+            )
 
 
 def _with_memory(

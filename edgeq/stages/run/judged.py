@@ -1,0 +1,140 @@
+"""One graph of a bundle, run again: how close its outputs come, here and on its provider, and where its nodes run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeq.bundle import GraphEntry
+from edgeq.errors import ProviderError
+from edgeq.progress import Progress
+from edgeq.report import Clause, GraphReport, Metric, ProviderCheck
+from edgeq.runtime import Optimization, check_available
+from edgeq.sandbox.place import Place
+from edgeq.stages.run.accuracy import metric_drop, predictor
+from edgeq.stages.run.closeness import Closeness, closeness_metrics, compare_outputs
+from edgeq.stages.run.on_provider import Ran, Samples, check_findings, run_everywhere
+from edgeq.stages.run.placement import Placement, assigned_placement, read_placement
+from edgeq.target import Provider
+
+__all__ = ["Judged", "judge_graph"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was measured of one graph.
+
+    ``provider`` is the graph's own if it ran in this process, else None. ``strict`` holds the options of
+    those clauses that fail the validation if they are not met.
+    """
+
+    entry: GraphEntry
+    provider: Provider | None
+    metrics: tuple[Metric, ...]
+    clauses: tuple[Clause, ...]
+    strict: frozenset[str]
+    checks: tuple[ProviderCheck, ...]
+    placement: Placement
+    notes: tuple[str, ...]
+
+    def report(self) -> GraphReport:
+        """As the report of a second graph."""
+        return GraphReport(
+            target=self.entry.target,
+            precision=self.entry.precision,
+            provider=self.entry.provider.name,
+            metrics=self.metrics,
+            primary=self.metrics[0].name,
+            drop=metric_drop(self.metrics[0]),
+            size=self.entry.size,
+            kinds=dict(Counter(node.kind for node in self.placement.nodes)),
+            checks=self.checks,
+            findings=(*check_findings(self.checks), *self.placement.findings),
+            notes=self.notes,
+        )
+
+
+def judge_graph(
+    model: Path,
+    entry: GraphEntry,
+    samples: Samples,
+    places: Sequence[Place],
+    tolerance_db: float,
+    threads: int,
+    progress: Progress | None,
+) -> Judged:
+    """Run one graph with the kernels that its recorded figures were made with, then on its provider.
+
+    Raises:
+        ValidationError: an output has another shape than the reference.
+        ModelError: the model does not load or run.
+    """
+    provider, why = _available(entry.provider)
+    by_specification = entry.verification is not None and entry.verification.accuracy == "specification"
+    kernels = None if by_specification else provider
+    notes = []
+    where, source = "", samples.text
+    if kernels is None:
+        source += ", by the specification's arithmetic"
+        if not by_specification:
+            where = " on the CPU"
+            notes.append(f"{entry.model} ran on the CPU instead of {entry.provider.name}: {why}.")
+    optimization: Optimization = "none" if kernels is None else "all"
+    with predictor(model, provider=kernels, optimization=optimization, threads=threads) as predict:
+        closeness = compare_outputs(samples.references, [predict(batch) for batch in samples.inputs])
+    ran = run_everywhere(model, entry.provider, entry.verification, samples, places, progress=progress)
+    clauses = _clauses(entry, closeness, where, tolerance_db)
+    strict = {clause.option for clause in clauses} if not where else set()
+    for one in ran:
+        found = _clauses(entry, one.closeness, f" on {one.check.place}", tolerance_db)
+        strict |= {clause.option for clause in found}
+        clauses += found
+    return Judged(
+        entry,
+        provider,
+        tuple(closeness_metrics(closeness, where=where, source=source)),
+        tuple(clauses),
+        frozenset(strict),
+        tuple(one.check for one in ran),
+        _placement(model, entry, provider, ran, threads),
+        tuple(notes),
+    )
+
+
+def _available(provider: Provider) -> tuple[Provider | None, str]:
+    """The graph's provider, or None and why it is not to be had in this process."""
+    try:
+        check_available(provider)
+    except ProviderError as error:
+        return None, error.what
+    return provider, ""
+
+
+def _clauses(entry: GraphEntry, found: Mapping[str, Closeness], where: str, tolerance_db: float) -> list[Clause]:
+    """What the manifest promises of each output, and what was found."""
+    graph = "" if entry.model == "model.onnx" else f" of the fallback ({entry.target})"
+    return [
+        Clause(
+            option=f"SQNR of {name}{graph}{where}",
+            asked=recorded - tolerance_db,
+            measured=round(found[name].sqnr_db, 3),
+            unit="dB",
+            met=round(found[name].sqnr_db, 3) >= recorded - tolerance_db,
+        )
+        for name, recorded in sorted(entry.sqnr_db.items())
+        if name in found
+    ]
+
+
+def _placement(
+    model: Path, entry: GraphEntry, provider: Provider | None, ran: Sequence[Ran], threads: int
+) -> Placement:
+    """From the provider in this process, else from its sandbox; another provider's placement would say nothing."""
+    told = next((one.assigned for one in ran if one.assigned is not None), None)
+    if provider is not None and not any(one.check.status in ("refused", "crashed") for one in ran):
+        return read_placement(model, provider, threads=threads)
+    if told is not None:
+        return assigned_placement(model, entry.provider, told)
+    return Placement((), ())
