@@ -95,8 +95,8 @@ class EmulatedProcessor:
         Raises:
             ProviderError: Debian's or Python's packages cannot be fetched; with the reason.
         """
-        if sys.platform != "linux":
-            raise ProviderError(f"the sandbox {self.name!r} cannot be installed: {self.missing()}")
+        if why := self.unusable():
+            raise ProviderError(f"the sandbox {self.name!r} cannot be installed: {why}")
         steps = []
         if self._qemu_missing():
             steps.append(_install_qemu)

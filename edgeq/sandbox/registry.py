@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgeq.errors import ConfigError
+from edgeq.sandbox.browser import browser_sandboxes
 from edgeq.sandbox.emulated import emulated_processors
 from edgeq.sandbox.local import CpuSandbox, QnnSandbox
 from edgeq.sandbox.protocol import Sandbox
@@ -18,6 +19,7 @@ _SANDBOXES: tuple[Sandbox, ...] = (
     VenvSandbox("openvino"),
     VenvSandbox("tensorrt-rtx", gives="build", script="trt_worker.py", option="capabilities"),
     WebGpuSandbox(),
+    *browser_sandboxes(),
 )
 
 

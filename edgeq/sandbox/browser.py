@@ -1,0 +1,166 @@
+"""The browser: onnxruntime-web in a headless Chromium, on WebAssembly, or on WebGPU that SwiftShader computes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from edgeq.errors import ConfigError, ProviderError
+from edgeq.progress import Progress
+from edgeq.sandbox.environments import installed_folder, installing
+from edgeq.sandbox.process import Worker, python_command, run_tasks
+from edgeq.sandbox.protocol import Outcome, Task
+
+__all__ = ["BrowserSandbox", "browser_sandboxes"]
+
+_PACKAGE = "onnxruntime-web@1.30.0"
+_FOLDER = "onnxruntime-web"
+_FILES = (
+    "package.json",
+    "README.md",
+    "dist/ort.wasm.min.mjs",
+    "dist/ort.webgpu.min.mjs",
+    "dist/ort-wasm-simd-threaded.mjs",
+    "dist/ort-wasm-simd-threaded.wasm",
+    "dist/ort-wasm-simd-threaded.asyncify.mjs",
+    "dist/ort-wasm-simd-threaded.asyncify.wasm",
+)
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
+_APPLICATIONS = (
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+)
+_FLAGS = (
+    "--headless=new",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-extensions",
+    "--disable-quic",
+    "--disable-sync",
+    "--disable-crash-reporter",
+    "--disable-dev-shm-usage",
+    "--disable-background-timer-throttling",
+    "--metrics-recording-only",
+    "--password-store=basic",
+    "--mute-audio",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # it reaches nothing but the page
+)
+_GPU_FLAGS = (
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+    "--enable-features=Vulkan",
+    "--use-vulkan=swiftshader",
+)
+_WITHOUT_GPU = ("--disable-gpu",)
+
+
+@dataclass(frozen=True)
+class BrowserSandbox:
+    """onnxruntime-web with one of its backends, ``"wasm"`` or ``"webgpu"``.
+
+    The argument ``threads`` (1) is the number of WebAssembly threads. ONNX Runtime for the web keeps no
+    files, so that ``Task.optimized`` is never written.
+    """
+
+    name: str
+    summary: str
+    backend: Literal["wasm", "webgpu"]
+    licence: str = "MIT (onnxruntime-web); the browser is the machine's own"
+    gives: Literal["numbers", "build"] = "numbers"
+    size_mb: int = 29
+    quick: bool = False
+    option: str | None = "threads"
+
+    def unusable(self) -> str | None:
+        return None
+
+    def missing(self) -> str | None:
+        if _find_browser() is None:
+            return "there is no Chromium or Chrome on the PATH"
+        return None if _runtime() else f"{_PACKAGE.replace('@', ' ')} is not installed"
+
+    def install(self, progress: Progress) -> None:
+        """Fetch onnxruntime-web with npm, which is needed for nothing else.
+
+        Raises:
+            ProviderError: there is no npm, it fails, or there is no browser.
+        """
+        if _runtime() is None:
+            progress.start(f"fetching {_PACKAGE.replace('@', ' ')}", None)
+            _install_runtime()
+            progress.finish()
+        if _find_browser() is None:
+            raise ProviderError(f"{self.missing()}", remedy="install chromium with the system's package manager")
+
+    def run(
+        self, tasks: Sequence[Task], *, arguments: Mapping[str, str] | None = None, timeout_s: float = 300.0
+    ) -> list[Outcome]:
+        browser, runtime = _find_browser(), _runtime()
+        if browser is None or runtime is None:
+            raise ProviderError(
+                f"the sandbox {self.name!r} is not usable: {self.missing()}",
+                remedy=f"edgeq doctor --install-provider {self.name}",
+            )
+        threads = dict(arguments or {}).get("threads", "1")
+        if set(arguments or {}) - {"threads"} or not threads.isdigit():
+            raise ConfigError(f"the sandbox {self.name!r} takes the number of threads, not {dict(arguments or {})}")
+        flags = [*_FLAGS, *(_GPU_FLAGS if self.backend == "webgpu" else _WITHOUT_GPU)]
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            flags.append("--no-sandbox")  # Chromium's own sandbox does not start for root
+        script = python_command(script="browser_worker.py")
+        with tempfile.TemporaryDirectory(prefix="edgeq-browser-", ignore_cleanup_errors=True) as profile:
+            worker = Worker([*script, str(runtime), self.backend, profile, browser, *flags])
+            outcomes = run_tasks(worker, tasks, arguments={"threads": threads}, timeout_s=timeout_s)
+        version = f"{_PACKAGE.replace('@', ' ')} ({self.backend})"  # of those that crashed
+        return [replace(outcome, version=outcome.version or version) for outcome in outcomes]
+
+
+def _runtime() -> Path | None:
+    return installed_folder(_FOLDER, [_PACKAGE, *_FILES])
+
+
+def _find_browser() -> str | None:
+    found = next((path for path in map(shutil.which, _BROWSERS) if path), None)
+    if found is None and sys.platform == "darwin":
+        found = next((path for path in _APPLICATIONS if Path(path).exists()), None)
+    return found
+
+
+def _install_runtime() -> None:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ProviderError(
+            f"{_PACKAGE.replace('@', ' ')} is fetched with npm, which is not installed",
+            remedy=f"install npm with the system's package manager ({platform.system()})",
+        )
+    with installing(_FOLDER, [_PACKAGE, *_FILES]) as folder, tempfile.TemporaryDirectory() as work:
+        subprocess.run([npm, "pack", "--ignore-scripts", _PACKAGE], cwd=work, check=True, capture_output=True)
+        with tarfile.open(next(Path(work).glob("*.tgz"))) as archive:
+            for name in _FILES:
+                member = archive.getmember(f"package/{name}")
+                member.name = Path(name).name
+                archive.extract(member, folder, filter="data")
+
+
+def browser_sandboxes() -> tuple[BrowserSandbox, ...]:
+    """The two backends of onnxruntime-web."""
+    return (
+        BrowserSandbox("browser-wasm", "onnxruntime-web in the machine's own Chromium, on WebAssembly", "wasm"),
+        BrowserSandbox(
+            "browser-webgpu",
+            "onnxruntime-web in the machine's own Chromium, on a GPU that SwiftShader computes (no 16-bit floats)",
+            "webgpu",
+        ),
+    )
