@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,8 @@ def export(
     cache: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     measure: bool = True,
+    fallback: bool = True,
+    on: Sequence[str] = (),
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     progress: Progress | None = None,
@@ -76,6 +78,9 @@ def export(
         cache: A folder for statistics; an interrupted calibration resumes from it.
         overwrite: Replace an existing bundle.
         measure: Measure latency and memory.
+        fallback: Put a second graph into the bundle where the target names one, such as the CPU beside an NPU.
+        on: Where the package is run besides this process, such as ``"arm64:cortex-a53"``; what is quick and
+            installed is used without being asked for. See ``docs/accuracy.md``.
         trust_remote_code: Run Python code that a Hugging Face model brings along.
         allow_pickle: Load weights that exist only as pickles.
         progress: Told of every step.
@@ -93,6 +98,7 @@ def export(
     from edgeq.pipeline import Job
     from edgeq.pipeline import export as carry_out
     from edgeq.progress import Silent
+    from edgeq.sandbox.place import parse_place
 
     job = Job(
         source,
@@ -107,6 +113,8 @@ def export(
         fixed_dims=dict(fix or {}),
         cache=None if cache is None else Path(cache),
         measure=measure,
+        with_fallback=fallback,
+        places=tuple(parse_place(place) for place in on),
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
         progress=progress or Silent(),
@@ -121,23 +129,33 @@ def run(
     reference: str | os.PathLike[str] | None = None,
     threads: int = 1,
     tolerance_db: float = 3.0,
+    on: Sequence[str] = (),
     report_folder: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
 ) -> Report:
-    """Validate a bundle on this machine.
+    """Validate a bundle on this machine, and on its provider where that is installed.
 
     Args:
         bundle: The folder that ``export`` wrote.
         reference: The float model, to compare latency and memory with.
         threads: Threads of ONNX Runtime, 0 for all cores.
         tolerance_db: How far the SQNR of the bundle's samples may stay behind what the manifest says.
+        on: Sandboxes to run it in as well, such as ``"arm64:cortex-a53"``.
+        progress: Told of every step.
         report_folder: Write ``report.json`` and ``report.html`` here.
 
     Raises:
         ConfigError: not a bundle.
-        ValidationError: a file was changed, or the outputs are not what they were.
+        ValidationError: a file was changed, the outputs are not what they were, or the provider refuses the model.
     """
     from edgeq.pipeline import validate_bundle
 
     return validate_bundle(
-        bundle, reference=reference, threads=threads, tolerance_db=tolerance_db, report_folder=report_folder
+        bundle,
+        reference=reference,
+        threads=threads,
+        tolerance_db=tolerance_db,
+        places=on,
+        progress=progress,
+        report_folder=report_folder,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeq import __version__
-from edgeq.cli.options import command, data_options, default_cache, print_json, source_options
+from edgeq.cli.options import command, data_options, default_cache, places_option, print_json, source_options
 
 if TYPE_CHECKING:
     from edgeq.pipeline import Job
@@ -81,6 +81,8 @@ def _job(json_output: bool, options: dict[str, Any], **more: Any) -> Job:
 @click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are.")
 @click.option("--no-smoothing", is_flag=True, help="Leave outlier channels of activations where they are.")
 @click.option("--no-measure", is_flag=True, help="Leave out latency and memory.")
+@click.option("--no-fallback", is_flag=True, help="Leave out the second graph that some targets have.")
+@places_option
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def export_command(
     json_output: bool,
@@ -95,6 +97,8 @@ def export_command(
     no_bias_correction: bool,
     no_smoothing: bool,
     no_measure: bool,
+    no_fallback: bool,
+    places: tuple[str, ...],
     overwrite: bool,
     **options: Any,
 ) -> None:
@@ -109,6 +113,7 @@ def export_command(
     """
     from edgeq.pipeline import export
     from edgeq.request import Limits, parse_bytes
+    from edgeq.sandbox.place import parse_place
 
     limits = Limits(max_drop, min_sqnr, None if max_size is None else parse_bytes(max_size))
     job = _job(
@@ -121,6 +126,8 @@ def export_command(
         bias_correction=not no_bias_correction,
         smoothing=not no_smoothing,
         measure=not no_measure,
+        with_fallback=not no_fallback,
+        places=tuple(parse_place(place) for place in places),
     )
     exported = export(job, output=output, limits=limits, overwrite=overwrite)
     if json_output:
@@ -242,20 +249,37 @@ def _stats_row(stats: Any) -> dict[str, Any]:
 @click.option("--threads", type=click.IntRange(min=0), default=1, show_default=True, help="0: all cores.")
 @click.option("--tolerance", type=float, default=3.0, show_default=True, metavar="DB", help="Loss of SQNR allowed.")
 @click.option("--report", "folder", type=click.Path(path_type=Path), help="Write report.json and report.html here.")
+@places_option
 def run_command(
-    json_output: bool, bundle: Path, reference: Path | None, threads: int, tolerance: float, folder: Path | None
+    json_output: bool,
+    bundle: Path,
+    reference: Path | None,
+    threads: int,
+    tolerance: float,
+    folder: Path | None,
+    places: tuple[str, ...],
 ) -> None:
     """Validate BUNDLE on this machine: files, outputs, placement, latency and memory.
 
+    Each graph of it also runs on its own provider, where that is installed and quick, and where --on says.
     Exit code 6 says that a file was changed or that the outputs are not what they were.
 
     \b
     Example:
-      edgeq run efficientnet-lite0-android
+      edgeq run efficientnet-lite0-android --on arm64:cortex-a53
     """
     from edgeq.api import run
+    from edgeq.cli.progress import make_progress
 
-    found = run(bundle, reference=reference, threads=threads, tolerance_db=tolerance, report_folder=folder)
+    found = run(
+        bundle,
+        reference=reference,
+        threads=threads,
+        tolerance_db=tolerance,
+        on=places,
+        report_folder=folder,
+        progress=make_progress(quiet=json_output),
+    )
     if json_output:
         print_json(found)
     else:

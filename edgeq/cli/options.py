@@ -16,7 +16,7 @@ import click
 from edgeq.errors import EdgeqError
 from edgeq.resources import cache_folder as default_cache
 
-__all__ = ["INTERRUPTED", "command", "data_options", "default_cache", "print_json", "source_options"]
+__all__ = ["INTERRUPTED", "command", "data_options", "default_cache", "places_option", "print_json", "source_options"]
 
 Command = Callable[..., None]
 
@@ -84,6 +84,12 @@ def print_json(value: Any) -> None:
 
     sys.stdout.buffer.write(encode(value))
     sys.stdout.buffer.flush()
+
+
+def places_option(function: Command) -> Command:
+    """``--on PLACE``, repeatable."""
+    text = "Run the package there as well: qnn, arm64:cortex-a53, ...; repeatable."
+    return click.option("--on", "places", multiple=True, metavar="PLACE", help=text)(function)
 
 
 def source_options(function: Command) -> Command:
