@@ -19,6 +19,7 @@ __all__ = [
     "legal_scale",
     "quantize",
     "range_to_qparams",
+    "split_scale",
 ]
 
 SCALE_FLOOR = np.float32(2.0**-23)
@@ -105,3 +106,15 @@ def legal_scale(scale: np.ndarray | float, spec: TensorSpec) -> np.ndarray:
         return scale
     # A scale that is a power of two but for the last bits of float32 stays that power.
     return np.exp2(np.ceil(np.log2(scale) - 2.0**-22))
+
+
+def split_scale(scale: np.ndarray, granularity: PerBlock) -> tuple[np.ndarray, np.ndarray]:
+    """Scales of blocks with ``scale_bits``, as integers uint8 ``[blocks, N]`` times floats per channel ``[N]``.
+
+    ``scale`` is such a product already: the largest integer of each channel is ``2^scale_bits - 1``,
+    and the float has so few bits that the product is exact (see ``edgeq.stages.choose.weights``).
+    """
+    assert granularity.scale_bits is not None
+    channel = (scale.max(axis=granularity.axis) / np.float32((1 << granularity.scale_bits) - 1)).astype(np.float32)
+    steps = np.rint(scale / np.expand_dims(channel, granularity.axis))
+    return steps.astype(np.uint8), channel

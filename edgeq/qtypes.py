@@ -102,10 +102,13 @@ class PerBlock:
     """One scale per ``size`` consecutive elements along ``axis``.
 
     ``[A, B]``, axis 0, size 32 -> scale ``[ceil(A / 32), B]``: the scale keeps the tensor's rank.
+    With ``scale_bits`` each scale is an unsigned integer of so many bits times a float that all
+    blocks of a channel share (LPBQ, low-power block quantization; matrices only).
     """
 
     axis: int
     size: int
+    scale_bits: int | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1:

@@ -180,7 +180,7 @@ def parse_scheme(name: str, target: TargetProfile) -> Scheme:
         scheme = Scheme.parse(name)
     except ValueError as error:
         raise ConfigError(str(error), remedy=f"{target.name} suggests: {', '.join(target.precisions)}") from None
-    if scheme.block is not None and not scheme.weight_only and name not in target.precisions:
+    if scheme.block is not None and not scheme.weight_only and not _has_blocks(scheme, target):
         # ONNX Runtime 1.32 fuses them into an integer product that fails while running.
         raise ConfigError(
             f"{target.name} has no integer kernels for weights in blocks, which {name!r} asks for",
@@ -198,6 +198,15 @@ def parse_scheme(name: str, target: TargetProfile) -> Scheme:
             remedy=f"{target.name} suggests: {', '.join(target.precisions)}",
         )
     return scheme
+
+
+def _has_blocks(scheme: Scheme, target: TargetProfile) -> bool:
+    """Whether the target multiplies integers with weights in such blocks."""
+    return any(
+        scheme.block in c.blocks and scheme.weight_bits in c.weight_bits and scheme.activation_bits in c.activation_bits
+        for c in target.capability
+        if c.kind == "compute"
+    )
 
 
 def _clause(option: str, asked: float, measured: float | None, unit: str, met: bool) -> Clause:

@@ -1,7 +1,7 @@
 """Target profiles: what one target can run, as data. Code asks the profile, never for a provider's name.
 
-A profile is a TOML file in ``targets/``. It may inherit from one of ``targets/providers/``; tables
-merge key by key, and ``[[capability]]`` lists are appended. It may have variants (``android-npu@v73``):
+A profile is a TOML file in ``targets/``. It may inherit from one of ``targets/providers/``, which may
+inherit from another; tables merge key by key, and ``[[capability]]`` lists are appended. It may have variants (``android-npu@v73``):
 tables that are merged over it. An unknown key is an error.
 """
 
@@ -106,14 +106,15 @@ class Activations(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     ``scale`` restricts scales to powers of two. ``absorption`` says how a kernel takes over the Relu or
     Clip behind it: ``"range"`` drops it, as the integers end where it cuts (which symmetric types do
-    not), ``"kernel"`` computes it before rounding.
+    not), ``"kernel"`` computes it before rounding, ``"none"`` takes over nothing that is still a node: as
+    with ``"range"`` the integers cut, and the node is left out of the graph.
     """
 
     types: dict[str, str] = {}
     symmetric: bool = False
     min_range: float = 0.0
     scale: Literal["any", "power-of-two"] = "any"
-    absorption: Literal["range", "kernel"] = "range"
+    absorption: Literal["range", "kernel", "none"] = "range"
     source: str
 
 
@@ -123,7 +124,8 @@ class Weights(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``reduce_range`` leaves one bit unused (8-bit weights in -64 .. 63), where products saturate.
     ``form`` is how weight-only matrices are written: a DequantizeLinear in front of MatMul (``"qdq"``),
     or ONNX Runtime's MatMulNBits (``"matmulnbits"``) with ``accuracy_level`` (0: the provider's own,
-    1: float32, 2: float16, 4: int8 activations).
+    1: float32, 2: float16, 4: int8 activations). ``block_scale`` is how the scale of a block is stored:
+    ``"float32"``, or ``"uint4"`` times a float per channel (low-power block quantization, LPBQ).
     """
 
     types: dict[str, str] = {}
@@ -132,6 +134,7 @@ class Weights(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reduce_range: bool = False
     form: Literal["qdq", "matmulnbits"] = "qdq"
     accuracy_level: Literal[0, 1, 2, 4] = 0
+    block_scale: Literal["float32", "uint4"] = "float32"
     source: str
 
 
@@ -152,6 +155,9 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
         ``weight-only``: a constant weight in blocks, float activations.
         ``table``: rows of a constant are looked up (Gather) and dequantized after the look-up.
         ``float``: runs in floats (see ``Floats.runs``).
+    ``passive``: no Q/DQ is asked for, but the provider uses those of the neighbours: it computes in
+    integers where all inputs come from a DequantizeLinear, and moves integers where a Q/DQ stands on
+    one side. Only predictions look at it.
     ``only`` names the variants of the target that have it (empty: all). ``provider`` runs it, where
     that is not the target's own: the CPU beside an accelerator, say.
     ``activation_bits`` and ``weight_bits`` are the widths that it takes, in any combination.
@@ -161,8 +167,11 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ``weight_types``: by bits of the activations, the type of the weight where it is not the target's
     usual one, e.g. ``{"8" = "uint8", "16" = "uint16"}``; for ``moves-data`` that of a constant table.
     ``blocks``: sizes of weight blocks that it takes; empty: any for ``weight-only``, else none.
-    ``operand_types``: by bits, the symmetric type to which an activation in the weight's place is
-    converted in front of the operator, e.g. ``{"16" = "int16"}`` for MatMul of two activations.
+    ``operand_types``: by bits, the type to which an activation in the weight's place is converted in
+    front of the operator, e.g. ``{"16" = "int16"}`` for MatMul of two activations; signed types are
+    symmetric.
+    ``apart``: widths at which an input that other nodes read, too, is requantized for the operator, a
+    shade wider: it keeps a provider from merging both into a kernel that is wrong.
     """
 
     ops: tuple[str, ...]
@@ -175,8 +184,10 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
     weight_types: dict[str, str] = {}
     operand_types: dict[str, str] = {}
     blocks: tuple[int, ...] = ()
+    apart: tuple[int, ...] = ()
     only: tuple[str, ...] = ()
     provider: str | None = None
+    passive: bool = False
     source: str
 
 
@@ -297,11 +308,7 @@ def load_target(name: str | Path) -> TargetProfile:
     """
     file, asked = _split_variant(str(name))
     path = Path(file) if file.endswith(".toml") else data_path("targets", file)
-    table = _read(path)
-    base = table.get("inherits")
-    if base is not None:
-        table = _merge(_read(_base_path(path, str(base))), table)
-    table = _with_variant(table, asked, path)
+    table = _with_variant(_inherited(path), asked, path)
     try:
         profile = msgspec.convert(table, TargetProfile)
     except msgspec.ValidationError as error:
@@ -338,8 +345,18 @@ def _with_variant(table: dict[str, Any], asked: str | None, path: Path) -> dict[
     return table
 
 
+def _inherited(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The file merged over the one that it inherits from, and so on."""
+    if path in heirs:
+        raise ConfigError("the target profile inherits from itself", where=str(path), remedy="end the circle")
+    table = _read(path)
+    base = table.get("inherits")
+    return table if base is None else _merge(_inherited(_base_path(path, str(base)), (*heirs, path)), table)
+
+
 def _base_path(path: Path, base: str) -> Path:
-    beside = path.parent / "providers" / f"{base}.toml"
+    providers = path.parent if path.parent.name == "providers" else path.parent / "providers"
+    beside = providers / f"{base}.toml"
     return beside if beside.exists() else data_folder("targets") / "providers" / f"{base}.toml"
 
 

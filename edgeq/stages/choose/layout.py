@@ -109,6 +109,8 @@ class _Search:
             return "works on integers already"
         reason = f"{self.target.name} has no integer kernel for {node.op_type} in {self.scheme.name}"
         for capability in self.target.capabilities(node.op_type):
+            if capability.passive or capability.kind == "float":
+                continue
             if capability.kind != "table" and (capability.kind == "weight-only") != self.scheme.weight_only:
                 continue
             refusal = self._refusal(node, capability)
@@ -131,6 +133,10 @@ class _Search:
         weight = node.inputs[roles.weight] if len(node.inputs) > roles.weight else None
         if weight is None or constant_array(weight) is None:
             return "both operands are activations" if capability.constant_weight else None
+        if capability.blocks and not scheme.weight_only:
+            rows = weight.shape[0] if weight.shape is not None and len(weight.shape) == 2 else None
+            if scheme.block not in capability.blocks or not isinstance(rows, int) or rows % scheme.block:
+                return f"its weight does not divide into blocks of {scheme.block}"
         if not scheme.weight_only and roles.bias is not None and self.target.bias.mode == "int32":
             refusal = _bias_refusal(node, roles.bias)
             if refusal is not None:
@@ -252,7 +258,7 @@ class _Search:
                 owner.setdefault(str(value.name), str(value.name))
             # A Relu that the Q behind it cuts off needs that Q (and without it, ONNX Runtime's CPU kernels
             # fuse nothing at all, see docs/targets.md, traps); one that the kernel computes needs none.
-            cut = name in self.absorbing and self.target.activations.absorption == "range"
+            cut = name in self.absorbing and self.target.activations.absorption != "kernel"
             required = self.integer[name].output == "required" or cut
             for output in self.outputs_of(node):
                 wanted = [reader for reader in self.readers(output) if required or reader in quantizes]

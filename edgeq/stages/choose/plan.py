@@ -40,6 +40,9 @@ __all__ = ["MASK_THRESHOLD", "choose_plan"]
 MASK_THRESHOLD = 1e30
 """Magnitudes beyond this only mask (attention masks of -3.4e38); no integer grid may stretch so far."""
 
+_SHADE = 1.001
+"""By how much a tensor that is kept apart has a wider range: enough to be another one, and next to no loss."""
+
 
 def choose_plan(
     model: ir.Model,
@@ -153,9 +156,29 @@ class _Planner:
                 rule += f", cut to {low:.3g} .. {high:.3g}: what reads it is constant beyond"
         if high - low < self.target.activations.min_range:
             high = low + self.target.activations.min_range
-        qparams = range_to_qparams(low, high, spec)
+        qparams = self._cut_by_absorbed_clip(owner, range_to_qparams(low, high, spec))
         self.activations[tensor] = qparams
         self.decisions.append(Decision(tensor, "activation", readers, rule, qparams))
+
+    def _cut_by_absorbed_clip(self, tensor: str, qparams: QParams) -> QParams:
+        """Where the integers' ends do the work of a Clip on both sides of zero, they must not reach beyond it.
+
+        Rounding the zero point moves both ends by up to half a step; one that is outside keeps the Clip, and
+        with it the kernel before, in float (measured, ONNX Runtime 1.32: the Clip is dropped if the range of
+        the integers lies within its bounds).
+        """
+        producer = self.values[tensor].producer() if tensor in self.values else None
+        if producer is None or producer.op_type != "Clip" or str(producer.name) not in self.layout.absorbed:
+            return qparams
+        if self.target.activations.absorption != "range" or self.target.activations.scale != "any":
+            return qparams
+        bounds = [constant_array(value) for value in (*producer.inputs[1:], None, None)[:2]]
+        zero, scale = int(qparams.zero_point), float(qparams.scale)
+        lowest, highest = qparams.spec.qmin - zero, qparams.spec.qmax - zero
+        for bound, end in zip(bounds, (lowest, highest), strict=True):
+            if bound is not None and end and 0 < float(bound) / end < scale * (1 - 1e-6):
+                scale = float(np.nextafter(np.float32(float(bound) / end), np.float32(0)))
+        return replace(qparams, scale=np.asarray(scale, np.float32)) if scale < float(qparams.scale) else qparams
 
     def _live_range(self, tensor: str) -> tuple[float, float]:
         """Where the readers of a tensor look; everywhere, if other tensors share its scale."""
@@ -215,6 +238,7 @@ class _Planner:
             return
         if roles.weight is None:
             self._operands(node)
+            self._keep_apart(node, capability)
             return
         weight = node.inputs[roles.weight] if len(node.inputs) > roles.weight else None
         array = constant_array(weight)
@@ -222,6 +246,8 @@ class _Planner:
             self._operands(node)
             self._convert(node, weight, capability)
             return
+        if first_or_last and 8 not in capability.weight_bits:
+            capability = self._wider(node, capability)
         bits = self.layout.scheme.weight_bits
         rule = f"{self.range_method if self.range_method == 'minmax' else 'mse'} weight scale"
         if bits not in capability.weight_bits or (first_or_last and 8 in capability.weight_bits):
@@ -258,6 +284,12 @@ class _Planner:
         self.weights[bias_name(node, bias)] = corrected
         return corrected
 
+    def _wider(self, node: ir.Node, capability: Capability) -> Capability:
+        """The same kernel with 8-bit weights, if the target has it."""
+        others = (c for c in self.target.capabilities(node.op_type) if c.kind == capability.kind)
+        fitting = (c for c in others if self.layout.scheme.activation_bits in (None, *c.activation_bits))
+        return next((c for c in fitting if 8 in c.weight_bits), capability)
+
     def _weight_spec(self, node: ir.Node, weight: np.ndarray, bits: int, capability: Capability) -> TensorSpec:
         own = capability.weight_types.get(str(self.layout.scheme.activation_bits))
         name = own or self.target.weights.types.get(str(bits))
@@ -269,12 +301,13 @@ class _Planner:
         axis = channel_axis(node, weight.ndim)
         dtype = IntType.parse(name)
         granularity: Granularity = PerTensor()
-        if self.layout.scheme.block is not None and weight.ndim == 2:
-            granularity = PerBlock(0, self.layout.scheme.block)
+        scheme = self.layout.scheme
+        if scheme.block is not None and weight.ndim == 2 and (scheme.weight_only or scheme.block in capability.blocks):
+            granularity = PerBlock(0, scheme.block, 4 if self.target.weights.block_scale == "uint4" else None)
         elif capability.per_channel and axis is not None:
             granularity = PerAxis(axis)
         # Only sums of products of integers saturate, and those with fewer bits are small enough.
-        reduced = self.target.weights.reduce_range and bits == 8 and not self.layout.scheme.weight_only
+        reduced = self.target.weights.reduce_range and bits == 8 and not scheme.weight_only
         return TensorSpec(dtype, True, granularity, reduced, self.target.weights.scale == "power-of-two")
 
     def _table(self, node: ir.Node) -> None:
@@ -308,10 +341,24 @@ class _Planner:
         held = None if value is None else self.activations.get(str(value.name))
         if name is None or value is None or held is None:
             return
-        spec = replace(self._activation_spec(IntType.parse(name)), symmetric=True)
+        dtype = IntType.parse(name)
+        spec = replace(self._activation_spec(dtype), symmetric=dtype.signed or self.target.activations.symmetric)
         qparams = range_to_qparams(*held.real_range, spec)
         rule = f"converted to {name} in front of {node.op_type}"
         self.decisions.append(Decision(str(value.name), "operand", (str(node.name),), rule, qparams))
+
+    def _keep_apart(self, node: ir.Node, capability: Capability) -> None:
+        """Requantize an input that others read, too: a provider does not merge what reads different tensors."""
+        if self.layout.scheme.activation_bits not in capability.apart or node.inputs[0] is None:
+            return
+        name = str(node.inputs[0].name)
+        held = self.activations.get(name)
+        if held is None or len(self.layout.activations[name]) < 2:
+            return
+        low, high = held.real_range
+        qparams = range_to_qparams(low * _SHADE, high * _SHADE, held.spec)
+        rule = f"requantized in front of {node.op_type}, which the provider merges wrongly with its neighbours"
+        self.decisions.append(Decision(name, "operand", (str(node.name),), rule, qparams))
 
     def _activation_spec(self, dtype: IntType) -> TensorSpec:
         rules = self.target.activations

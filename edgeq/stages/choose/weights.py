@@ -30,6 +30,8 @@ def weight_qparams(weight: np.ndarray, spec: TensorSpec, *, clip: bool = True) -
     step = max(1, _CHUNK // rows.shape[1])
     scales = [_row_scales(rows[i : i + step], spec, top, clip) for i in range(0, len(rows), step)]
     scale = np.maximum(np.concatenate(scales).reshape(shape), SCALE_FLOOR).astype(np.float32)
+    if isinstance(spec.granularity, PerBlock) and spec.granularity.scale_bits is not None:
+        scale = _integer_scales(rows, scale, spec, spec.granularity)
     return QParams(scale, np.full(shape, spec.middle).astype(spec.dtype.dtype), spec)
 
 
@@ -95,3 +97,26 @@ def _octav(magnitudes: np.ndarray, bits: int, iterations: int = 8) -> np.ndarray
         inside = np.count_nonzero(magnitudes, axis=1) - count
         clip = total / np.maximum(4.0**-bits / 3 * inside + count, 1e-30)
     return np.where(clip > 0, clip, magnitudes.max(axis=1)).astype(np.float32)
+
+
+def _integer_scales(rows: np.ndarray, scale: np.ndarray, spec: TensorSpec, granularity: PerBlock) -> np.ndarray:
+    """LPBQ: scales of blocks as integers times a float per channel, the integer with the least squared error.
+
+    The channel's float makes its largest scale the largest integer, and is rounded to 16 bits of
+    mantissa, so that the products are exact in float32. Blockwise quantization of that form is
+    described in the documentation of AIMET (Qualcomm): "Low power blockwise quantization".
+    """
+    assert granularity.scale_bits is not None
+    most = (1 << granularity.scale_bits) - 1
+    mantissa, exponent = np.frexp(scale.max(axis=granularity.axis, keepdims=True) / most)
+    channel = np.ldexp(np.rint(mantissa * 2.0**16) / 2.0**16, exponent).astype(np.float32)
+    row_spec, best_error = replace(spec, granularity=PerAxis(0)), np.full(scale.shape, np.inf)
+    middle, best = np.full(scale.size, spec.middle).astype(spec.dtype.dtype), scale
+    for step in range(1, most + 1):
+        candidate = np.broadcast_to(channel * np.float32(step), scale.shape).astype(np.float32)
+        error = np.square(rows - fake_quantize(rows, QParams(candidate.reshape(-1), middle, row_spec))).sum(axis=1)
+        error = error.reshape(scale.shape)
+        # The block with the largest scale keeps it: the integers are recovered from it.
+        better = (error < best_error) & ((scale < scale.max(axis=granularity.axis, keepdims=True)) | (step == most))
+        best, best_error = np.where(better, candidate, best), np.where(better, error, best_error)
+    return best

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.affine import quantize
+from edgeq.affine import quantize, split_scale
 from edgeq.errors import ModelError
 from edgeq.graph import Names, constant_array, outer_nodes, set_initializer
 from edgeq.qtypes import Decision, PerAxis, PerBlock, QParams, QuantPlan
@@ -205,8 +205,10 @@ class _Performer:
         shape: tuple[int, ...],
         zero: bool = True,
     ) -> ir.Value:
-        scale, zero_point = self._parameters(stem, qparams)
         granularity = qparams.spec.granularity
+        scale, zero_point = self._parameters(stem, qparams)
+        if isinstance(granularity, PerBlock) and granularity.scale_bits is not None:
+            scale = self._block_scale(stem, qparams.scale, granularity, before=before)
         attributes: dict[str, int] = {}
         if isinstance(granularity, PerAxis):
             attributes = {"axis": granularity.axis}
@@ -217,6 +219,19 @@ class _Performer:
         value = node.outputs[0]
         value.name = self.names.fresh(f"{stem}_dequantized")
         value.shape, value.type = ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
+        self.model.graph.insert_before(before, [node])
+        return value
+
+    def _block_scale(self, stem: str, scale: np.ndarray, granularity: PerBlock, *, before: ir.Node) -> ir.Value:
+        """The scale as integers per block, dequantized by a float per channel."""
+        steps, channel = split_scale(scale, granularity)
+        stored = set_initializer(self.model, self.names.fresh(f"{stem}_block_scale"), steps)
+        per_channel = set_initializer(self.model, self.names.fresh(f"{stem}_channel_scale"), channel)
+        name = self.names.fresh(f"{stem}_scale_DequantizeLinear")
+        node = ir.node("DequantizeLinear", [stored, per_channel], {"axis": 1 - granularity.axis}, name=name)
+        value = node.outputs[0]
+        value.name = self.names.fresh(f"{stem}_scale_dequantized")
+        value.shape, value.type = ir.Shape(steps.shape), ir.TensorType(ir.DataType.FLOAT)
         self.model.graph.insert_before(before, [node])
         return value
 

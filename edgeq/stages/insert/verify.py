@@ -14,7 +14,7 @@ __all__ = ["verify_qdq"]
 def verify_qdq(model: ir.Model) -> None:
     """Check the rules of a QDQ graph.
 
-    1. Every scale is a positive, finite, normal float32 constant.
+    1. Every scale is a positive, finite, normal float32 constant, or one that is dequantized itself.
     2. Scale and zero point have the same shape; an int32 tensor (a bias) has zero point 0 or none.
     3. No QuantizeLinear reads a constant: weights are stored as integers.
     4. No DequantizeLinear feeds a QuantizeLinear with the same parameters (a pair that does nothing).
@@ -38,6 +38,9 @@ def _fail(node: ir.Node, what: str) -> ModelError:
 
 def _check_parameters(node: ir.Node) -> None:
     scale = constant_array(node.inputs[1])
+    maker = None if node.inputs[1] is None else node.inputs[1].producer()
+    if scale is None and maker is not None and maker.op_type == "DequantizeLinear":
+        return  # the scales of blocks, checked at their own node
     zero = constant_array(node.inputs[2]) if len(node.inputs) > 2 else None
     if scale is None:
         raise _fail(node, "its scale is not a constant")

@@ -28,7 +28,7 @@ def shape_float(model: ir.Model, target: TargetProfile, scheme: Scheme) -> ir.Mo
     """A copy of ``model`` in the forms that ``target.graph`` asks for; arrays are shared."""
     model = model.clone()
     names = Names(model)
-    if scheme.weight_only:
+    if scheme.block is not None:
         for node in [n for n in model.graph if n.op_type == "Gemm"]:
             _gemm_to_matmul(model, node, names)
     if target.graph.linear == "guarded-add":
