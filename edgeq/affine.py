@@ -17,6 +17,7 @@ __all__ = [
     "expand",
     "fake_quantize",
     "legal_scale",
+    "pack",
     "quantize",
     "range_to_qparams",
     "split_scale",
@@ -118,3 +119,17 @@ def split_scale(scale: np.ndarray, granularity: PerBlock) -> tuple[np.ndarray, n
     channel = (scale.max(axis=granularity.axis) / np.float32((1 << granularity.scale_bits) - 1)).astype(np.float32)
     steps = np.rint(scale / np.expand_dims(channel, granularity.axis))
     return steps.astype(np.uint8), channel
+
+
+def pack(levels: np.ndarray, bits: int) -> np.ndarray:
+    """Unsigned levels, uint8 ``[..., n]``, to bytes ``[..., ceil(n * bits / 8)]``: the first in the lowest bits.
+
+    Levels beyond the last are 0.
+    """
+    per_byte = 8 // bits
+    padding = [(0, 0)] * (levels.ndim - 1) + [(0, -levels.shape[-1] % per_byte)]
+    groups = np.pad(levels, padding).reshape(*levels.shape[:-1], -1, per_byte)
+    packed = np.zeros(groups.shape[:-1], np.uint8)
+    for position in range(per_byte):
+        packed |= groups[..., position] << np.uint8(bits * position)
+    return packed
