@@ -1,8 +1,8 @@
 """Target profiles: what one target can run, as data. Code asks the profile, never for a provider's name.
 
 A profile is a TOML file in ``targets/``. It may inherit from one of ``targets/providers/``, which may
-inherit from another; tables merge key by key, and ``[[capability]]`` lists are appended. It may have variants (``android-npu@v73``):
-tables that are merged over it. An unknown key is an error.
+inherit from another; tables merge key by key, and ``[[capability]]`` lists are appended. It may have
+variants (``android-npu@v73``): tables that are merged over it. An unknown key is an error.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ class _Planner:
         producer = self.values[tensor].producer() if tensor in self.values else None
         if producer is None or producer.op_type != "Clip" or str(producer.name) not in self.layout.absorbed:
             return qparams
-        if self.target.activations.absorption != "range" or self.target.activations.scale != "any":
+        if self.target.activations.absorption == "kernel" or self.target.activations.scale != "any":
             return qparams
         bounds = [constant_array(value) for value in (*producer.inputs[1:], None, None)[:2]]
         zero, scale = int(qparams.zero_point), float(qparams.scale)

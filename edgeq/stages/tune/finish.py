@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgeq.qtypes import Scheme
+from edgeq.stages.tune.drop_absorbed import drop_absorbed
 from edgeq.stages.tune.opset import ir_version_of, least_opset
 from edgeq.target import TargetProfile
 
@@ -16,11 +17,14 @@ def finish(model: ir.Model, target: TargetProfile, scheme: Scheme) -> ir.Model:
 
     The opset is the target's, unless integer types or operators need a newer one (see ``opset_note``).
     In the domain ``com.microsoft`` DequantizeLinear takes no blocks (measured, ONNX Runtime 1.32):
-    those stay standard.
+    those stay standard. A Relu or Clip that the integers' ends replace is left out where the provider
+    does not do so.
     """
     opset = max(target.graph.opset, least_opset(target, scheme), model.opset_imports.get("", 0))
     model.opset_imports[""] = opset
     model.ir_version = max(target.graph.ir_version, ir_version_of(opset))
+    if target.activations.absorption == "none":
+        drop_absorbed(model)
     if target.graph.qdq_domain != "ai.onnx":
         for node in model.graph:
             if node.op_type in ("QuantizeLinear", "DequantizeLinear") and "block_size" not in node.attributes:
