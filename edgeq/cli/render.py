@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgeq.doctor import Check
     from edgeq.inspection import Inspection
     from edgeq.qtypes import NodeForecast, QuantPlan, TensorStats
-    from edgeq.report import Latency, PlanRow, Report
+    from edgeq.report import GraphReport, Latency, PlanRow, ProviderCheck, Report
     from edgeq.target import TargetProfile
 
 __all__ = [
@@ -55,12 +55,15 @@ def show_report(report: Report, folder: Path | None) -> None:
         reference = "" if metric.float_value is None else f"{metric.float_value:.4g} {metric.unit}".strip()
         mark = "primary; " if metric.name == report.primary else ""
         table.add_row(escape(metric.name), value, reference, escape(f"{mark}{metric.source}"))
+    _add_checks(table, report.checks)
     _add_costs(table, report)
     console.print(table)
     kinds = Counter(node.kind for node in report.placement)
     placed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     console.print(f"\nnodes: {placed or 'n/a'}")
-    for finding in report.findings:
+    if report.fallback is not None:
+        _show_fallback(console, report.fallback)
+    for finding in (*report.findings, *(report.fallback.findings if report.fallback else ())):
         nodes = f" ({', '.join(finding.nodes[:3])}{', ...' if len(finding.nodes) > 3 else ''})" if finding.nodes else ""
         console.print(escape(f"{finding.severity}: {finding.text}{nodes}"))
         if finding.remedy:
@@ -69,6 +72,33 @@ def show_report(report: Report, folder: Path | None) -> None:
         console.print(escape(f"note: {note}"))
     if folder is not None:
         console.print(escape(f"\nbundle: {folder}\nreport: {folder / 'report.html'}"))
+
+
+def _add_checks(table: Table, checks: Sequence[ProviderCheck]) -> None:
+    """What the provider itself said: its figures, and in words what became of the package there."""
+    for check in checks:
+        for metric in check.metrics:
+            table.add_row(escape(metric.name), f"{metric.value:.4g} {metric.unit}".strip(), "", escape(metric.source))
+        remedy = f"; {check.remedy}" if check.remedy else ""
+        table.add_row(escape(f"on {check.place or check.provider}"), check.status, "", escape(f"{check.text}{remedy}"))
+
+
+def _show_fallback(console: Console, graph: GraphReport) -> None:
+    """The second graph, with the same columns."""
+    console.print(f"\nfallback for [bold]{escape(graph.target)}[/] in {graph.precision} ({graph.provider})")
+    table = _table("", "quantized", "float", "")
+    for metric in graph.metrics[:4]:
+        reference = "" if metric.float_value is None else f"{metric.float_value:.4g} {metric.unit}".strip()
+        value = f"{metric.value:.4g} {metric.unit}".strip()
+        table.add_row(escape(metric.name), value, reference, escape(metric.source))
+    _add_checks(table, graph.checks)
+    if graph.size is not None:
+        sizes = (graph.size.quantized_bytes, graph.size.float_bytes)
+        table.add_row("size", *map(_size, sizes), f"{graph.size.ratio:.2f} times smaller")
+    console.print(table)
+    console.print(f"nodes: {', '.join(f'{count} {kind}' for kind, count in graph.kinds.items()) or 'n/a'}\n")
+    for note in graph.notes:
+        console.print(escape(f"note: {note}"))
 
 
 def _add_costs(table: Table, report: Report) -> None:

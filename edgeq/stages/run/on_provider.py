@@ -244,7 +244,7 @@ def _absent(place: Place, provider: Provider, why: str) -> ProviderCheck:
         provider=provider.name,
         status="absent",
         text=f"not verified on {place} here: {why}",
-        remedy=f"edgeq doctor --install-provider {place.sandbox}",
+        remedy=None if place.find().unusable() else f"edgeq doctor --install-provider {place.sandbox}",
     )
 
 
