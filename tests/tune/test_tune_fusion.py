@@ -142,7 +142,7 @@ def agree(chain: Chain) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_operator_of_the_profile_has_a_case(target: str) -> None:
-    for capability in load_target(target).capability:
+    for capability in (c for c in load_target(target).capability if not c.passive):
         assert set(capability.ops) <= set(KINDS[capability.kind]), capability.kind
 
 

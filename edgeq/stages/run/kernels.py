@@ -84,6 +84,7 @@ def read_kernels(model: ir.Model, optimized: Path) -> Kernels:
         glue = run.op_type in _GLUE and labelled(run.name) is None and run.input[0] in makes
         for index in _named(run, nodes, producer):
             owner.setdefault(index, makes[run.input[0]] if glue and nodes[index].op_type != run.op_type else number)
+    _before_quantizers(graph, nodes, makes, owner)
     constants = {tensor.name for tensor in graph.initializer}
     folded = {i for i, node in enumerate(nodes) if all(output.name in constants for output in node.outputs)}
     for index, node in enumerate(nodes):
@@ -99,6 +100,22 @@ def read_kernels(model: ir.Model, optimized: Path) -> Kernels:
         found[index] = None if at is None else Kernel(graph.node[at].op_type, kinds[at], heads[at], dequantizes[at])
     ops = [run.op_type for run in graph.node]
     return Kernels(found, ops.count("QuantizeLinear"), ops.count("DequantizeLinear"))
+
+
+def _before_quantizers(
+    graph: onnx.GraphProto, nodes: list[ir.Node], makes: dict[str, int], owner: dict[int, int]
+) -> None:
+    """Operators that are functions are written out without names: the Q behind them tells where they end."""
+    index_of = {node: index for index, node in enumerate(nodes)}
+    for run in graph.node:
+        label = labelled(run.name)
+        if run.op_type != "QuantizeLinear" or label is None or not run.input or run.input[0] not in makes:
+            continue
+        value = nodes[label].inputs[0] if nodes[label].op_type == "QuantizeLinear" else None
+        producer = value.producer() if value is not None else None
+        number = makes[run.input[0]]
+        if producer in index_of and graph.node[number].op_type not in PLUMBING:
+            owner.setdefault(index_of[producer], number)
 
 
 def _named(run: onnx.NodeProto, nodes: list[ir.Node], producer: dict[str, int]) -> list[int]:

@@ -20,7 +20,14 @@ from edgeq.report import Finding, NodePlacement
 from edgeq.runtime import open_session, session_options
 from edgeq.stages.run.gates import gate_findings, prediction_findings
 from edgeq.stages.run.kernels import PLUMBING, label_nodes, labelled, read_kernels
-from edgeq.stages.run.reasons import ABSORBED, dequantized_inputs, quantizers_behind, reads_floats, why_float
+from edgeq.stages.run.reasons import (
+    ABSORBED,
+    dequantized_inputs,
+    quantizers_behind,
+    reads_beside,
+    reads_floats,
+    why_float,
+)
 from edgeq.stages.run.refusals import Refusals, read_refusals
 from edgeq.target import Gates
 
@@ -206,16 +213,17 @@ def _taken(node: ir.Node, provider: str, planned: NodeForecast | None) -> NodePl
     Whether it computes or only moves integers, no accelerator tells: that is the plan's word.
     """
     place = partial(NodePlacement, node=str(node.name), op_type=node.op_type, runs_as=node.op_type, provider=provider)
+    left = planned is not None and planned.kind == "float"
     if dequantized_inputs(node):
-        if _leaves_floats(node):
-            return place(kind="float", why="its output is not quantized")
+        why = "its output is not quantized" if _leaves_floats(node) else reads_beside(node)
+        if why is not None:
+            return place(kind="float", why=planned.why if left and planned is not None else why)
         return place(kind="moves data" if planned is not None and planned.kind == "moves data" else "integer")
     if not reads_floats(node):
         return place(kind="moves data", why="works on integers already")
     absorber = _absorber(node)
     if absorber is not None:
         return place(kind="fused", fused_into=str(absorber.name))
-    left = planned is not None and planned.kind == "float"
     why = planned.why if left and planned is not None else "it was left float: its inputs are not quantized"
     return place(kind="float", why=why)
 

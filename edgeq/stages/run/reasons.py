@@ -7,13 +7,17 @@ import onnx_ir as ir
 
 from edgeq.graph import constant_array
 
-__all__ = ["ABSORBED", "HOT", "dequantized_inputs", "quantizers_behind", "reads_floats", "why_float"]
+__all__ = ["ABSORBED", "HOT", "dequantized_inputs", "quantizers_behind", "reads_beside", "reads_floats", "why_float"]
 
 HOT = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators for which a DequantizeLinear that is not fused costs more than quantizing gains."""
 
 ABSORBED = frozenset({"Relu", "Clip"})
 """Activations that the kernel in front takes over when only a QuantizeLinear follows."""
+
+
+_PARAMETERS = frozenset({"Clip", "Pad", "Resize"})
+"""Operators whose further float inputs are parameters of an integer kernel, not numbers to compute with."""
 
 
 def why_float(node: ir.Node, runs_as: str) -> str:
@@ -95,6 +99,15 @@ def _activation(quantizers: list[ir.Node]) -> str:
 def _dequantizer(value: ir.Value | None) -> ir.Node | None:
     source = value.producer() if value is not None else None
     return source if source is not None and source.op_type == "DequantizeLinear" else None
+
+
+def reads_beside(node: ir.Node) -> str | None:
+    """Why the Q/DQ around ``node`` make no integer group: an input that is neither dequantized nor a parameter."""
+    values = node.inputs[:1] if node.op_type in _PARAMETERS else node.inputs
+    for value in values:
+        if value is not None and value.dtype in (None, ir.DataType.FLOAT) and _dequantizer(value) is None:
+            return f"its input {value.name!r} is not quantized"
+    return None
 
 
 def reads_floats(node: ir.Node) -> bool:
