@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgeq.doctor import Check
     from edgeq.inspection import Inspection
     from edgeq.qtypes import NodeForecast, QuantPlan, TensorStats
-    from edgeq.report import GraphReport, Latency, PlanRow, ProviderCheck, Report
+    from edgeq.report import Finding, GraphReport, Latency, PlanRow, ProviderCheck, Report
     from edgeq.target import TargetProfile
 
 __all__ = [
@@ -63,24 +63,31 @@ def show_report(report: Report, folder: Path | None) -> None:
     console.print(f"\nnodes: {placed or 'n/a'}")
     if report.fallback is not None:
         _show_fallback(console, report.fallback)
-    for finding in (*report.findings, *(report.fallback.findings if report.fallback else ())):
-        nodes = f" ({', '.join(finding.nodes[:3])}{', ...' if len(finding.nodes) > 3 else ''})" if finding.nodes else ""
-        console.print(escape(f"{finding.severity}: {finding.text}{nodes}"))
-        if finding.remedy:
-            console.print(escape(f"  remedy: {finding.remedy}"))
-    for note in report.notes:
+    _show_findings(console, report.findings)
+    if report.fallback is not None:
+        _show_findings(console, report.fallback.findings, of="fallback: ")
+    notes = (*report.notes, *(report.fallback.notes if report.fallback is not None else ()))
+    for note in notes:
         console.print(escape(f"note: {note}"))
     if folder is not None:
         console.print(escape(f"\nbundle: {folder}\nreport: {folder / 'report.html'}"))
 
 
+def _show_findings(console: Console, findings: Sequence[Finding], of: str = "") -> None:
+    for finding in findings:
+        nodes = f" ({', '.join(finding.nodes[:3])}{', ...' if len(finding.nodes) > 3 else ''})" if finding.nodes else ""
+        console.print(escape(f"{finding.severity}: {of}{finding.text}{nodes}"))
+        if finding.remedy:
+            console.print(escape(f"  remedy: {finding.remedy}"))
+
+
 def _add_checks(table: Table, checks: Sequence[ProviderCheck]) -> None:
-    """What the provider itself said: its figures, and in words what became of the package there."""
+    """One line of what became of the package on its provider: the worst output's SQNR, and the rest in words."""
     for check in checks:
-        for metric in check.metrics:
-            table.add_row(escape(metric.name), f"{metric.value:.4g} {metric.unit}".strip(), "", escape(metric.source))
-        remedy = f"; {check.remedy}" if check.remedy else ""
-        table.add_row(escape(f"on {check.place or check.provider}"), check.status, "", escape(f"{check.text}{remedy}"))
+        ratios = [metric.value for metric in check.metrics if f"SQNR on {check.place}" in metric.name]
+        value = f"SQNR {min(ratios):.4g} dB" if ratios else check.status
+        said = [check.text, *([check.version] if check.version else []), *([check.remedy] if check.remedy else [])]
+        table.add_row(escape(f"on {check.place or check.provider}"), value, "", escape("; ".join(said)))
 
 
 def _show_fallback(console: Console, graph: GraphReport) -> None:
@@ -97,8 +104,6 @@ def _show_fallback(console: Console, graph: GraphReport) -> None:
         table.add_row("size", *map(_size, sizes), f"{graph.size.ratio:.2f} times smaller")
     console.print(table)
     console.print(f"nodes: {', '.join(f'{count} {kind}' for kind, count in graph.kinds.items()) or 'n/a'}\n")
-    for note in graph.notes:
-        console.print(escape(f"note: {note}"))
 
 
 def _add_costs(table: Table, report: Report) -> None:

@@ -67,8 +67,10 @@ def publish(
 
 
 def _manifest(job: Job, attempt: Attempt, second: Second | None) -> Manifest:
-    schemes = [attempt.scheme, *([second.attempt.scheme] if second is not None and second.attempt is not None else [])]
-    used = None if all(scheme.weight_only for scheme in schemes) else job.feeds[0]
+    attempts = {job.target.name: (job, attempt)}
+    if second is not None and second.attempt is not None:
+        attempts[second.job.target.name] = (second.job, second.attempt)
+    used = None if all(one.scheme.weight_only for _, one in attempts.values()) else job.feeds[0]
     return Manifest(
         edgeq=__version__,
         name=job.source.name,
@@ -90,7 +92,7 @@ def _manifest(job: Job, attempt: Attempt, second: Second | None) -> Manifest:
         provenance=dict(job.source.provenance),
         licences=job.source.licences,
         versions=library_versions(),
-        notes=_notes(job, attempt),
+        notes=tuple(dict.fromkeys(note for one in attempts.values() for note in _notes(*one))),
     )
 
 

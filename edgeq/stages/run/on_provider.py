@@ -13,7 +13,7 @@ from edgeq import graph
 from edgeq.errors import ProviderError
 from edgeq.metrics import top_k_agreement
 from edgeq.progress import Progress, Silent
-from edgeq.report import Finding, Metric, ProviderCheck
+from edgeq.report import LIMIT_DB, Finding, Metric, ProviderCheck
 from edgeq.sandbox import Outcome, Task
 from edgeq.sandbox.place import Place
 from edgeq.stages.run.accuracy import predictor
@@ -174,6 +174,7 @@ def _judged(place: Place, model: Path, provider: Provider, outcome: Outcome, sam
     taken, nodes = _taken(model, provider, outcome)
     found: Mapping[str, Closeness] = {}
     metrics: list[Metric] = []
+    text = _in_words(outcome, provider, taken, nodes)
     if outcome.status == "ran":
         source = f"{samples.text} on {provider.name}, {outcome.version}"
         found = compare_outputs(samples.references, outcome.outputs)
@@ -182,6 +183,8 @@ def _judged(place: Place, model: Path, provider: Provider, outcome: Outcome, sam
         if samples.host is not None:
             close = compare_outputs(samples.host, outcome.outputs)
             worst = min(close.values(), key=lambda one: one.sqnr_db)
+            alike = "are" if worst.sqnr_db >= LIMIT_DB else f"have an SQNR of {worst.sqnr_db:.1f} dB to"
+            text += f"; its outputs {alike} this machine's"
             metrics.append(
                 Metric(
                     name=f"SQNR to this machine's outputs on {place}",
@@ -200,7 +203,7 @@ def _judged(place: Place, model: Path, provider: Provider, outcome: Outcome, sam
             metrics=tuple(metrics),
             taken=taken,
             nodes=nodes,
-            text=_in_words(outcome, provider, taken, nodes),
+            text=text,
         ),
         found,
         outcome.assigned if nodes else None,
