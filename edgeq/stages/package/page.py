@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgeq.bundle import Manifest
-from edgeq.report import LIMIT_DB, Metric, NodePlacement, PlanRow, Report, TensorError
+from edgeq.report import (
+    LIMIT_DB,
+    Finding,
+    GraphReport,
+    Metric,
+    NodePlacement,
+    PlanRow,
+    ProviderCheck,
+    Report,
+    TensorError,
+)
 
 __all__ = ["change", "number", "report_page"]
 
@@ -32,13 +42,15 @@ def report_page(report: Report, manifest: Manifest) -> dict[str, Any]:
         "summary": _summary(report),
         "cards": _cards(report),
         "metrics": [_metric_row(metric) for metric in report.metrics],
+        "checks": [_check(check) for check in report.checks],
+        "fallback": _fallback(report.fallback),
         "bars": _bars(report),
         "worst": _worst(report.blame),
         "depth": _depth_plot(report.blame),
         "kinds": kinds,
         "shares": _shares(list(kinds.values())),
         "skips": _skips(report.plan),
-        "findings": sorted(report.findings, key=lambda f: ("error", "warning", "info").index(f.severity)),
+        "findings": _sorted(report.findings),
         "notes": tuple(dict.fromkeys((*report.notes, *manifest.notes))),
         "number": number,
         "size": _bytes,
@@ -79,7 +91,8 @@ def _verdict(report: Report) -> dict[str, Any]:
         }
         for clause in (contract.clauses if contract else ())
     ]
-    errors = sum(finding.severity == "error" for finding in report.findings)
+    findings = (*report.findings, *(report.fallback.findings if report.fallback else ()))
+    errors = sum(finding.severity == "error" for finding in findings)
     if contract and not contract.met:
         tone, text = "bad", "Misses its contract"
     elif errors:
@@ -169,6 +182,38 @@ def _metric_row(metric: Metric) -> dict[str, str]:
         "change": change(metric),
         "source": metric.source,
     }
+
+
+def _check(check: ProviderCheck) -> dict[str, Any]:
+    """A line of the table of places; what was not run has no figures."""
+    return {
+        "place": check.place or check.provider,
+        "status": check.status,
+        "tone": {"ran": "info", "refused": "error", "crashed": "error"}.get(check.status, "warning"),
+        "figures": [
+            f"{metric.name.removesuffix(f' on {check.place}')}: {_metric_value(metric)}" for metric in check.metrics
+        ],
+        "text": check.text,
+        "version": check.version,
+        "remedy": check.remedy,
+    }
+
+
+def _fallback(graph: GraphReport | None) -> dict[str, Any] | None:
+    """The second graph's figures."""
+    if graph is None:
+        return None
+    return {
+        "graph": graph,
+        "metrics": [_metric_row(metric) for metric in graph.metrics],
+        "checks": [_check(check) for check in graph.checks],
+        "findings": _sorted(graph.findings),
+        "kinds": ", ".join(f"{count} {kind}" for kind, count in graph.kinds.items()),
+    }
+
+
+def _sorted(findings: Sequence[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda f: ("error", "warning", "info").index(f.severity))
 
 
 def _bars(report: Report) -> list[dict[str, Any]]:
