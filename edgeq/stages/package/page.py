@@ -189,7 +189,6 @@ def _check(check: ProviderCheck) -> dict[str, Any]:
     return {
         "place": check.place or check.provider,
         "status": check.status,
-        "tone": {"ran": "info", "refused": "error", "crashed": "error"}.get(check.status, "warning"),
         "figures": [
             f"{metric.name.removesuffix(f' on {check.place}')}: {_metric_value(metric)}" for metric in check.metrics
         ],

@@ -171,10 +171,10 @@ def check_findings(checks: Sequence[ProviderCheck]) -> list[Finding]:
 
 
 def _judged(place: Place, model: Path, provider: Provider, outcome: Outcome, samples: Samples) -> Ran:
-    taken, nodes = _taken(model, provider, outcome)
+    share = _share(model, provider, outcome)
     found: Mapping[str, Closeness] = {}
     metrics: list[Metric] = []
-    text = _in_words(outcome, provider, taken, nodes)
+    text = _in_words(outcome, provider, share)
     if outcome.status == "ran":
         source = f"{samples.text} on {provider.name}, {outcome.version}"
         found = compare_outputs(samples.references, outcome.outputs)
@@ -201,32 +201,45 @@ def _judged(place: Place, model: Path, provider: Provider, outcome: Outcome, sam
             status=outcome.status,
             version=outcome.version,
             metrics=tuple(metrics),
-            taken=taken,
-            nodes=nodes,
+            taken=share.taken,
+            nodes=share.nodes,
             text=text,
         ),
         found,
-        outcome.assigned if nodes else None,
+        outcome.assigned if share.nodes else None,
     )
 
 
-def _in_words(outcome: Outcome, provider: Provider, taken: int | None, nodes: int | None) -> str:
+def _in_words(outcome: Outcome, provider: Provider, share: _Share) -> str:
     if outcome.status in ("refused", "crashed"):
         return f"{outcome.status}: {outcome.reason or 'without a reason'}"
-    share = "it does not tell which nodes it took"
-    if taken is not None and nodes is not None:
-        share = f"{provider.name} took {'all' if taken == nodes else taken} of {nodes} nodes"
-        share = share.replace("all of", "all") if taken == nodes else share
-    return f"compiled, not run; {share}" if outcome.status == "built" else f"ran; {share}"
+    how = "compiled, not run" if outcome.status == "built" else "ran"
+    if share.nodes is None:
+        return f"{how}; it does not tell which nodes it took"
+    count = f"all {share.nodes}" if share.taken == share.nodes else f"{share.taken} of {share.nodes}"
+    left = f", and left {share.left} Q/DQ to others" if share.left else ""
+    return f"{how}; {provider.name} took {count} nodes{left}"
 
 
-def _taken(model: Path, provider: Provider, outcome: Outcome) -> tuple[int | None, int | None]:
-    """How many nodes the provider took, of those that were not optimized away before it was asked."""
+@dataclass(frozen=True)
+class _Share:
+    """Which nodes the provider took, of those that were not optimized away before it was asked.
+
+    ``left`` counts the Q/DQ of the graph that another provider took.
+    """
+
+    taken: int | None = None
+    nodes: int | None = None
+    left: int = 0
+
+
+def _share(model: Path, provider: Provider, outcome: Outcome) -> _Share:
     if outcome.assigned is None or outcome.status not in ("ran", "built"):
-        return None, None
-    names = {str(node.name) for node in graph.load_model(model).graph if node.op_type not in PLUMBING}
-    where = [by for name, by in outcome.assigned.items() if name in names]
-    return (where.count(provider.name), len(where)) if where else (None, None)
+        return _Share()
+    plumbing = {str(node.name): node.op_type in PLUMBING for node in graph.load_model(model).graph}
+    where = [by for name, by in outcome.assigned.items() if plumbing.get(name) is False]
+    left = [by for name, by in outcome.assigned.items() if plumbing.get(name) and by != provider.name]
+    return _Share(where.count(provider.name), len(where), len(left)) if where else _Share()
 
 
 def _agreement(samples: Samples, answers: Sequence[Arrays], place: Place, source: str) -> list[Metric]:
