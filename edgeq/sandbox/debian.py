@@ -60,7 +60,7 @@ def _mirror() -> str:
     """The address from which the machine's own apt gets Debian's main packages."""
     suite = suite_of_this_machine()
     fields = "$(CREATED_BY)|$(RELEASE)|$(COMPONENT)|$(SITE)"
-    for line in _apt(["apt-get", "indextargets", "--format", fields], None, None).splitlines():
+    for line in _apt(["apt-get", "indextargets", "--no-release-info", "--format", fields], None, None).splitlines():
         kind, release, component, site = line.split("|", 3)
         if kind == "Packages" and component == "main" and release in (suite, "stable", "oldstable", "testing"):
             return site
