@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["LARGEST", "NO_BOUND", "HalfForm", "half_form", "lost", "to_half"]
+__all__ = ["LARGEST", "NO_BOUND", "HalfForm", "half_form", "half_scale", "lost", "to_half"]
 
 LARGEST = 65504.0
 """The largest float16."""
@@ -64,6 +64,15 @@ def lost(array: np.ndarray, *, each: bool = False) -> float:
         return 0.0
     error = np.abs(kept - np.clip(kept, -LARGEST, LARGEST).astype(np.float16))
     return float((error / np.abs(kept)).max() if each else error.max() / np.abs(kept).max())
+
+
+def half_scale(scale: np.ndarray) -> np.ndarray:
+    """The nearest scale that float16 holds, float32 of the same shape.
+
+    Weights that are quantized with it lose nothing to its storage. Not below 2^-14: GPUs may flush smaller
+    numbers to zero, and weights that small weigh nothing beside others.
+    """
+    return np.maximum(scale.astype(np.float16), np.float16(2.0**-14)).astype(np.float32)
 
 
 def half_form(node: ir.Node, opset: int) -> HalfForm | str:

@@ -235,9 +235,10 @@ class TensorStats:
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """What to quantize, as one says it: ``w8a8``, ``w8a16``, ``w4_b32`` (weight-only, blocks of 32).
+    """What to quantize, as one says it: ``w8a8``, ``w8a16``, ``w4_b32`` (weight-only, blocks of 32), ``fp16``.
 
-    ``activation_bits`` is None for weight-only schemes; ``block`` is None for per-channel weights.
+    ``activation_bits`` is None for weight-only schemes; ``block`` is None for per-channel weights. ``fp16``
+    quantizes nothing: its 16 bits of weights and activations are those of a float.
     """
 
     weight_bits: int
@@ -249,11 +250,13 @@ class Scheme:
         """Raises ValueError, naming the grammar, if ``name`` is not a scheme."""
         import re
 
+        if name == "fp16":
+            return cls(16, None)
         match = re.fullmatch(r"w(2|4|8)(?:a(8|16))?(?:_b(\d+))?", name)
         if not match:
             raise ValueError(
                 f"unknown precision {name!r}: write w<bits>a<bits> such as w8a8 or w8a16, "
-                "or weight-only w8, w4 or w2 with an optional block size such as w4_b32"
+                "weight-only w8, w4 or w2 with an optional block size such as w4_b32, or fp16"
             )
         weight, activation, block = match.groups()
         if activation is None and block is None:
@@ -266,12 +269,24 @@ class Scheme:
 
     @property
     def name(self) -> str:
+        if self.floating:
+            return "fp16"
         activation = f"a{self.activation_bits}" if self.activation_bits else ""
         return f"w{self.weight_bits}{activation}" + (f"_b{self.block}" if self.block else "")
 
     @property
     def weight_only(self) -> bool:
-        return self.activation_bits is None
+        return self.activation_bits is None and not self.floating
+
+    @property
+    def floating(self) -> bool:
+        """Whether nothing is quantized: all numbers are floats of 16 bits."""
+        return self.weight_bits == 16
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the ranges of activations must be known."""
+        return self.activation_bits is not None
 
 
 Role = Literal["activation", "operand", "weight", "bias"]
@@ -326,6 +341,7 @@ class QuantPlan:
     the tensors that leave an integer kernel: if one is a model output, it is dequantized for it.
     ``notes`` tell, in words, what was done to the float graph before.
     ``nodes`` tells for every node of the graph, by its name, how it is expected to run, and why.
+    ``islands`` names the nodes that stay float32 where the rest becomes float16, each with its reason.
     """
 
     target: str
@@ -335,6 +351,7 @@ class QuantPlan:
     weights: Mapping[str, np.ndarray] = field(default_factory=dict)
     produced: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    islands: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Decision]:
         return iter(self.decisions)

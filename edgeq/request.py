@@ -186,8 +186,13 @@ def parse_scheme(name: str, target: TargetProfile) -> Scheme:
             f"{target.name} has no integer kernels for weights in blocks, which {name!r} asks for",
             remedy=f"leave out the block size; {target.name} suggests: {', '.join(target.precisions)}",
         )
+    if scheme.floating and target.floats.type != "float16":
+        raise ConfigError(
+            f"{target.name} computes floats in {target.floats.type}, and {name!r} asks for float16",
+            remedy=f"{target.name} suggests: {', '.join(target.precisions)}",
+        )
     bits = scheme.activation_bits
-    if str(scheme.weight_bits) not in target.weights.types:
+    if not scheme.floating and str(scheme.weight_bits) not in target.weights.types:
         raise ConfigError(
             f"{target.name} has no {scheme.weight_bits}-bit weights, which {name!r} asks for",
             remedy=f"{target.name} suggests: {', '.join(target.precisions)}",

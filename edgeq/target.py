@@ -71,6 +71,8 @@ class Graph(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     the output's rank, which keeps ONNX Runtime from merging both into a float Gemm).
     ``masks`` says whether attention masks of -3.4e38 stay (``"keep"``: they are added in float) or
     become a finite number that integers can hold (``"finite"``).
+    ``cache_key`` names a property of the model's metadata that gets a fingerprint of its content, for
+    providers that look there for the key of what they compiled before.
     ``qdq_domain`` is the domain of QuantizeLinear and DequantizeLinear; ``"com.microsoft"`` has 16-bit
     types below opset 21.
     """
@@ -81,6 +83,7 @@ class Graph(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     linear: Literal["as-is", "guarded-add"] = "as-is"
     masks: Literal["keep", "finite"] = "keep"
     qdq_domain: Literal["ai.onnx", "com.microsoft"] = "ai.onnx"
+    cache_key: str | None = None
     source: str
 
 

@@ -18,8 +18,13 @@ def data_findings(job: Job, attempt: Attempt) -> list[Finding]:
     if notes := attempt.plan.notes:
         text = f"{len(notes)} activations were smoothed before quantization, such as: {notes[0]}"
         findings.append(Finding(severity="info", text=text))
+    if islands := attempt.plan.islands:
+        whys = dict.fromkeys(islands.values())
+        count = "1 node stays" if len(islands) == 1 else f"{len(islands)} nodes stay"
+        text = f"{count} float32 where the rest is float16, such as {next(iter(islands))}: {next(iter(whys))}"
+        findings.append(Finding(severity="info", text=text, nodes=tuple(islands)))
     used, held_out = job.feeds
-    if used is not None and not attempt.scheme.weight_only and len(used.rows) < 32:
+    if used is not None and attempt.scheme.calibrated and len(used.rows) < 32:
         text = f"only {len(used.rows)} calibration samples: ranges may miss what your data holds"
         findings.append(Finding(severity="info", text=text, remedy="give --calibration 100 or more of your own"))
     if held_out is not None and len(held_out.rows) < 32:

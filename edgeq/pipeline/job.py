@@ -23,7 +23,17 @@ from edgeq.sandbox.place import Place
 from edgeq.source import Source
 from edgeq.stages.calibrate.feeds import Feed, check_data, load_feed, split_feed
 from edgeq.stages.calibrate.observe import calibrate
-from edgeq.stages.choose import Layout, Smoothing, choose_plan, find_layout, forecast_nodes, smooth
+from edgeq.stages.calibrate.peaks import observe_peaks
+from edgeq.stages.choose import (
+    Layout,
+    Smoothing,
+    choose_plan,
+    find_islands,
+    find_layout,
+    forecast_floats,
+    forecast_nodes,
+    smooth,
+)
 from edgeq.stages.export import load_source
 from edgeq.stages.insert import insert_qdq, verify_qdq
 from edgeq.stages.prep import Prepared, prepare
@@ -181,7 +191,8 @@ class Job:
         return find_layout(shaped, self.target, scheme)
 
     def forecast(self, shaped: ir.Model, layout: Layout) -> dict[str, NodeForecast]:
-        return forecast_nodes(shaped, layout, self.target)
+        nodes = forecast_nodes(shaped, layout, self.target)
+        return forecast_floats(nodes, find_islands(shaped, {})) if self.target.floats.type == "float16" else nodes
 
     def statistics(self, shaped: ir.Model, layout: Layout) -> dict[str, TensorStats]:
         if not layout.observed:
@@ -219,7 +230,14 @@ class Job:
             range_method=self.range_method,
             bias_correction=self.bias_correction,
         )
-        return shaped, replace(chosen, notes=tuple(step.describe() for step in done))
+        chosen = replace(chosen, notes=tuple(step.describe() for step in done))
+        return shaped, chosen if self.target.floats.type == "float32" else self._with_islands(shaped, chosen)
+
+    def _with_islands(self, shaped: ir.Model, chosen: QuantPlan) -> QuantPlan:
+        """The plan, and which nodes stay float32: from a few samples, of whatever data there is."""
+        batches = self.feeds[0] if self.feeds[0] is not None else [self.source.example_inputs]
+        islands = find_islands(shaped, observe_peaks(shaped, batches))
+        return replace(chosen, islands=islands, nodes=forecast_floats(chosen.nodes, islands))
 
     # -- insert and tune
 
@@ -227,14 +245,14 @@ class Job:
         """The float graph in the target's form, the plan, and the finished QDQ model."""
         shaped, chosen = self.plan(scheme)
         _check_worth(chosen)
-        model = finish(insert_qdq(shaped, chosen), self.target, scheme)
+        model = finish(insert_qdq(shaped, chosen), self.target, scheme, chosen.islands)
         verify_qdq(model)
         return shaped, chosen, model
 
 
 def _check_worth(plan: QuantPlan) -> None:
     """Raise ModelError for a plan that quantizes nothing: its package would be the float model."""
-    if any(decision.qparams is not None for decision in plan):
+    if plan.scheme.floating or any(decision.qparams is not None for decision in plan):
         return
     reasons = Counter(node.why for node in plan.nodes.values() if node.kind == "float")
     said = "; ".join(why for why, _ in reasons.most_common(3)) or "it holds no node that computes in floats"

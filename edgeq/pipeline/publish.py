@@ -70,7 +70,7 @@ def _manifest(job: Job, attempt: Attempt, second: Second | None) -> Manifest:
     attempts = {job.target.name: (job, attempt)}
     if second is not None and second.attempt is not None:
         attempts[second.job.target.name] = (second.job, second.attempt)
-    used = None if all(one.scheme.weight_only for _, one in attempts.values()) else job.feeds[0]
+    used = None if not any(one.scheme.calibrated for _, one in attempts.values()) else job.feeds[0]
     return Manifest(
         edgeq=__version__,
         name=job.source.name,

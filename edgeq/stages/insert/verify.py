@@ -44,9 +44,10 @@ def _check_parameters(node: ir.Node) -> None:
     zero = constant_array(node.inputs[2]) if len(node.inputs) > 2 else None
     if scale is None:
         raise _fail(node, "its scale is not a constant")
-    if scale.dtype != np.float32:
+    stored = constant_array(node.inputs[0]) is not None
+    if scale.dtype != np.float32 and not (stored and scale.dtype == np.float16):
         raise _fail(node, f"its scale is {scale.dtype}, not float32")
-    if not (np.isfinite(scale).all() and (scale >= np.finfo(np.float32).tiny).all()):
+    if not (np.isfinite(scale).all() and (scale >= np.finfo(scale.dtype).tiny).all()):
         raise _fail(node, "a scale is not a positive, normal number")
     if zero is not None and zero.shape != scale.shape:
         raise _fail(node, f"scale {scale.shape} and zero point {zero.shape} differ in shape")

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx_ir as ir
 
+from edgeq.graph import fingerprint
 from edgeq.qtypes import Scheme
 from edgeq.stages.tune.drop_absorbed import drop_absorbed
+from edgeq.stages.tune.half import to_float16
+from edgeq.stages.tune.nbits import use_nbits
 from edgeq.stages.tune.opset import ir_version_of, least_opset
 from edgeq.target import TargetProfile
 
 __all__ = ["finish"]
 
 
-def finish(model: ir.Model, target: TargetProfile, scheme: Scheme) -> ir.Model:
+def finish(
+    model: ir.Model, target: TargetProfile, scheme: Scheme, islands: Mapping[str, str] | None = None
+) -> ir.Model:
     """Set opset, IR version and domains in place, and return ``model``.
 
     The opset is the target's, unless integer types or operators need a newer one (see ``opset_note``).
     In the domain ``com.microsoft`` DequantizeLinear takes no blocks (measured, ONNX Runtime 1.32):
     those stay standard. A Relu or Clip that the integers' ends replace is left out where the provider
-    does not do so.
+    does not do so. Weight-only layers become ONNX Runtime's own operators where the target wants them,
+    and floats become float16, but for the nodes that ``islands`` names.
     """
     opset = max(target.graph.opset, least_opset(target, scheme), model.opset_imports.get("", 0))
     model.opset_imports[""] = opset
@@ -30,5 +38,11 @@ def finish(model: ir.Model, target: TargetProfile, scheme: Scheme) -> ir.Model:
             if node.op_type in ("QuantizeLinear", "DequantizeLinear") and "block_size" not in node.attributes:
                 node.domain = target.graph.qdq_domain
                 model.opset_imports[node.domain] = 1
+    if target.weights.form == "matmulnbits":
+        use_nbits(model, target.weights.accuracy_level)
+    if target.floats.type == "float16":
+        to_float16(model, islands or {})
+    if target.graph.cache_key is not None:
+        model.metadata_props[target.graph.cache_key] = fingerprint(model)
     model.producer_name, model.producer_version = "edgeq", None
     return model
