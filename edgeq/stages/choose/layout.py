@@ -107,6 +107,8 @@ class _Search:
             return f"{self.target.name} has no integer kernel for {node.domain}::{node.op_type}"
         if not any(is_float(value) for value in node.inputs) or not is_float(node.outputs[0]):
             return "works on integers already"
+        if self.scheme.floating:
+            return "fp16 quantizes nothing"
         reason = f"{self.target.name} has no integer kernel for {node.op_type} in {self.scheme.name}"
         for capability in self.target.capabilities(node.op_type):
             if capability.passive or capability.kind == "float":
@@ -125,6 +127,8 @@ class _Search:
             table = constant_array(node.inputs[0])
             if table is None or table.dtype != "float32" or table.ndim != 2 or node.attributes.get_int("axis", 0) != 0:
                 return "only rows of a constant matrix can be looked up in integers"
+            if capability.blocks and not any(table.shape[1] % size == 0 for size in capability.blocks):
+                return f"its rows do not divide into blocks of {' or '.join(map(str, capability.blocks))}"
             return None if table.nbytes >= 1 << 16 else "the table is too small to be worth it"
         if scheme.activation_bits is not None and scheme.activation_bits not in capability.activation_bits:
             return f"{self.target.name} has no {scheme.activation_bits}-bit integer kernel for {node.op_type}"
@@ -143,6 +147,8 @@ class _Search:
                 return refusal
         if scheme.weight_only and (weight.shape is None or len(weight.shape) != 2):
             return "only matrices are stored in blocks"
+        if scheme.weight_only and capability.blocks and scheme.block not in capability.blocks:
+            return f"{self.target.name} has no kernel for {node.op_type} with blocks of {scheme.block}"
         if scheme.weight_bits not in capability.weight_bits and 8 not in capability.weight_bits:
             return f"{self.target.name} has no kernel for {node.op_type} with {scheme.weight_bits}-bit weights"
         return None

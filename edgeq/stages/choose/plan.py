@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from edgeq.affine import fake_quantize, range_to_qparams
 from edgeq.errors import ConfigError
+from edgeq.float16 import half_scale
 from edgeq.graph import constant_array
 from edgeq.qtypes import (
     Decision,
@@ -254,7 +255,7 @@ class _Planner:
             why = "first or last layer" if bits in capability.weight_bits else f"no {bits}-bit kernel"
             bits, rule = 8, f"{rule}, 8 bits: {why}"
         spec = self._weight_spec(node, array, bits, capability)
-        qparams = weight_qparams(array, spec, clip=self.range_method != "minmax")
+        qparams = self._storable(weight_qparams(array, spec, clip=self.range_method != "minmax"))
         bias = node.inputs[roles.bias] if roles.bias is not None and len(node.inputs) > roles.bias else None
         data = None if node.inputs[0] is None else self.activations.get(str(node.inputs[0].name))
         if self.layout.scheme.weight_only or data is None or roles.bias is None:
@@ -311,15 +312,24 @@ class _Planner:
         return TensorSpec(dtype, True, granularity, reduced, self.target.weights.scale == "power-of-two")
 
     def _table(self, node: ir.Node) -> None:
-        """One scale per column: it survives the look-up of rows, so only those are dequantized."""
+        """One scale per column, or per block of a row: both survive the look-up, so only rows are dequantized."""
         table = node.inputs[0]
         array = constant_array(table)
         assert table is not None
         assert array is not None
-        spec = TensorSpec(IntType(8, True), True, PerAxis(1))
-        qparams = weight_qparams(array, spec)
+        sizes = [size for size in self.layout.integer[str(node.name)].blocks if array.shape[1] % size == 0]
+        wanted = self.layout.scheme.block
+        size = wanted if wanted in sizes else next(iter(sizes), None)
+        spec = TensorSpec(IntType(8, True), True, PerAxis(1) if size is None else PerBlock(1, size))
+        qparams = self._storable(weight_qparams(array, spec))
         rule = "table looked up in 8 bits, dequantized after the look-up"
         self.decisions.append(Decision(str(table.name), "weight", (str(node.name),), rule, qparams))
+
+    def _storable(self, qparams: QParams) -> QParams:
+        """The scales in the type that they are stored in: float16 where floats are, and the weight is alone."""
+        if self.target.floats.type == "float32" or not self.layout.scheme.weight_only:
+            return qparams
+        return replace(qparams, scale=half_scale(qparams.scale))
 
     def _operands(self, node: ir.Node) -> None:
         """Constant operands have the type of activations, tables that the target keeps narrower their own."""
