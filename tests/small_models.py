@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,13 +82,14 @@ def quantized(
     feed: Sequence[dict[str, np.ndarray]] | None = None,
     range_method: str = "mse",
     bias_correction: bool = True,
+    bits: Mapping[str, int] | None = None,
 ) -> Chain:
     """The stages from shaping to finishing, as the pipeline runs them."""
     profile = load_target(target) if isinstance(target, str) else target
     parsed = Scheme.parse(scheme)
     drawn = list(feed) if feed is not None else samples(model)
     shaped = shape_float(model, profile, parsed)
-    layout = find_layout(shaped, profile, parsed)
+    layout = find_layout(shaped, profile, parsed, bits=bits)
     stats = {}
     if layout.observed:
         data = load_feed(drawn, input_infos(model))

@@ -30,6 +30,9 @@ class Layout:
     tensor whose statistics and scale it shares. ``absorbed`` maps Relu and Clip nodes to the node
     whose kernel takes them over. ``produced`` holds tensors that leave an integer kernel,
     ``constants`` the owners that are constants: a table, whose scale its looked-up rows share.
+    ``node_bits`` and ``tensor_bits`` hold the nodes and tensors whose activations have another width
+    than the scheme's: a kernel reads and writes one width, a tensor has that of the kernel it leaves,
+    or, computed in float, the largest of its readers'.
     """
 
     scheme: Scheme
@@ -40,6 +43,16 @@ class Layout:
     absorbed: Mapping[str, str]
     produced: frozenset[str] = field(default_factory=frozenset)
     constants: frozenset[str] = field(default_factory=frozenset)
+    node_bits: Mapping[str, int] = field(default_factory=dict)
+    tensor_bits: Mapping[str, int] = field(default_factory=dict)
+
+    def bits_in(self, node: str) -> int | None:
+        """The width of the activations that ``node`` reads and writes; None in weight-only schemes."""
+        return self.node_bits.get(node, self.scheme.activation_bits)
+
+    def bits_of(self, tensor: str) -> int | None:
+        """The width in which ``tensor`` is quantized; None in weight-only schemes."""
+        return self.tensor_bits.get(tensor, self.scheme.activation_bits)
 
     @property
     def observed(self) -> tuple[str, ...]:
@@ -62,12 +75,20 @@ class Layout:
         return axes
 
 
-def find_layout(model: ir.Model, target: TargetProfile, scheme: Scheme) -> Layout:
-    """Decide for every node of the main graph whether it runs in integers on ``target``."""
-    search = _Search(model, target, scheme)
+def find_layout(
+    model: ir.Model, target: TargetProfile, scheme: Scheme, *, bits: Mapping[str, int] | None = None
+) -> Layout:
+    """Decide for every node of the main graph whether it runs in integers on ``target``.
+
+    ``bits`` gives some nodes another width of activations than the scheme's, by name: 16-bit islands
+    for what 8 bits break. A node that has kernels of 16 bits only becomes one by itself. Kernels that
+    only move data take the width of what they move.
+    """
+    search = _Search(model, target, scheme, bits or {})
     search.nominate()
     if not scheme.weight_only:
         search.absorb()
+        search.move_widths()
         if not target.floats.avoid:
             search.prune()
     return search.layout()
@@ -76,7 +97,7 @@ def find_layout(model: ir.Model, target: TargetProfile, scheme: Scheme) -> Layou
 class _Search:
     """One search; the methods run once, in the order of ``find_layout``."""
 
-    def __init__(self, model: ir.Model, target: TargetProfile, scheme: Scheme) -> None:
+    def __init__(self, model: ir.Model, target: TargetProfile, scheme: Scheme, bits: Mapping[str, int]) -> None:
         self.nodes = list(model.graph)
         self.outer = outer_nodes(model)
         self.inside = Counter(self.outer.values())
@@ -87,19 +108,31 @@ class _Search:
         self.absorbed: dict[str, str] = {}
         self.absorbing: dict[str, ir.Node] = {}
         self.constants: set[str] = set()
+        self.widths: dict[str, int] = dict(bits)
 
     # -- step 1: what could run in integers, judged node by node
 
     def nominate(self) -> None:
         for node in self.nodes:
-            choice = self._capability(node)
+            name = str(node.name)
+            choice = self._capability(node, self._bits(name))
+            if isinstance(choice, str) and name not in self.widths and self._has_wider():
+                wider = self._capability(node, 16)
+                if not isinstance(wider, str) and wider.kind in ("compute", "elementwise"):
+                    choice, self.widths[name] = wider, 16
             if isinstance(choice, str):
-                self.reasons[str(node.name)] = choice
+                self.reasons[name] = choice
             else:
-                self.integer[str(node.name)] = choice
+                self.integer[name] = choice
 
-    def _capability(self, node: ir.Node) -> Capability | str:
-        """The first capability that fits ``node``, or why there is none."""
+    def _bits(self, name: str) -> int | None:
+        return None if self.scheme.weight_only else self.widths.get(name, self.scheme.activation_bits)
+
+    def _has_wider(self) -> bool:
+        return self.scheme.activation_bits == 8 and "16" in self.target.activations.types
+
+    def _capability(self, node: ir.Node, bits: int | None) -> Capability | str:
+        """The first capability that fits ``node`` with activations of ``bits``, or why there is none."""
         inside = self.inside[node]
         if inside:
             return f"the {inside} nodes inside {node.op_type} stay float"
@@ -115,13 +148,13 @@ class _Search:
                 continue
             if capability.kind != "table" and (capability.kind == "weight-only") != self.scheme.weight_only:
                 continue
-            refusal = self._refusal(node, capability)
+            refusal = self._refusal(node, capability, bits)
             if refusal is None:
                 return capability
             reason = refusal
         return reason
 
-    def _refusal(self, node: ir.Node, capability: Capability) -> str | None:
+    def _refusal(self, node: ir.Node, capability: Capability, bits: int | None) -> str | None:
         scheme, roles = self.scheme, roles_of(node.op_type)
         if capability.kind == "table":
             table = constant_array(node.inputs[0])
@@ -130,8 +163,8 @@ class _Search:
             if capability.blocks and not any(table.shape[1] % size == 0 for size in capability.blocks):
                 return f"its rows do not divide into blocks of {' or '.join(map(str, capability.blocks))}"
             return None if table.nbytes >= 1 << 16 else "the table is too small to be worth it"
-        if scheme.activation_bits is not None and scheme.activation_bits not in capability.activation_bits:
-            return f"{self.target.name} has no {scheme.activation_bits}-bit integer kernel for {node.op_type}"
+        if bits is not None and bits not in capability.activation_bits:
+            return f"{self.target.name} has no {bits}-bit integer kernel for {node.op_type}"
         if roles.weight is None or not capability.weight_bits:
             return self._dynamic_attribute(node)
         weight = node.inputs[roles.weight] if len(node.inputs) > roles.weight else None
@@ -198,6 +231,32 @@ class _Search:
     def outputs_of(self, node: ir.Node) -> list[ir.Value]:
         """The float tensors that leave the kernel: those of the absorbed Relu or Clip, if there is one."""
         return [value for value in self.absorbing.get(str(node.name), node).outputs if is_float(value)]
+
+    def move_widths(self) -> None:
+        """Kernels that only move data take the width of what they move; one that cannot falls to floats."""
+        if not self.widths:
+            return
+        for node in self.nodes:
+            name = str(node.name)
+            capability, data = self.integer.get(name), self.data_inputs(node)
+            if capability is None or capability.kind != "moves-data" or not data:
+                continue
+            width = self._tensor_width(data[0], {str(n.name) for n in self.nodes if str(n.name) in self.integer})
+            if width is None or width == self._bits(name):
+                continue
+            if width in capability.activation_bits:
+                self.widths[name] = width
+            else:
+                del self.integer[name]
+                self.reasons[name] = f"{self.target.name} has no {width}-bit integer kernel for {node.op_type}"
+
+    def _tensor_width(self, value: ir.Value, quantizes: Container[str]) -> int | None:
+        """The width of a tensor: that of the kernel that it leaves, or the largest of its integer readers'."""
+        producer = value.producer()
+        if producer is not None and self._leaves_integer(value):
+            return self._bits(self.absorbed.get(str(producer.name), str(producer.name)))
+        widths = [self._bits(reader) for reader in self.readers(value) if reader in quantizes]
+        return max((width for width in widths if width is not None), default=None)
 
     # -- step 3: elementwise kernels and data movement only between integer neighbours
 
@@ -281,7 +340,16 @@ class _Search:
             self.absorbed,
             frozenset(produced),
             frozenset(owner.values()) & self.constants,
+            *self._widths(activations, quantizes),
         )
+
+    def _widths(self, tensors: Iterable[str], quantizes: Container[str]) -> tuple[dict[str, int], dict[str, int]]:
+        """The nodes and the tensors whose width is not the scheme's."""
+        values = {str(v.name): v for node in self.nodes for v in (*node.inputs, *node.outputs) if v is not None}
+        usual = self.scheme.activation_bits
+        nodes = {name: bits for name, bits in self.widths.items() if name in quantizes and bits != usual}
+        held = {name: self._tensor_width(values[name], quantizes) for name in tensors} if nodes else {}
+        return nodes, {name: bits for name, bits in held.items() if bits is not None and bits != usual}
 
     def _owner(self, node: ir.Node, output: ir.Value, owner: Mapping[str, str]) -> str:
         if self.integer[str(node.name)].kind != "moves-data":

@@ -79,8 +79,13 @@ class _Planner:
     decisions: list[Decision] = field(default_factory=list)
     activations: dict[str, QParams] = field(default_factory=dict)
     nodes: dict[str, NodeForecast] = field(default_factory=dict)
+    converted: dict[tuple[str, str], QParams] = field(default_factory=dict)
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     demoted: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def by_name(self) -> dict[str, ir.Node]:
+        return {str(node.name): node for node in self.model.graph}
 
     @cached_property
     def values(self) -> dict[str, ir.Value]:
@@ -90,6 +95,8 @@ class _Planner:
         if not self.layout.scheme.weight_only:
             for tensor, readers in self.layout.activations.items():
                 self._activation(tensor, readers)
+            for tensor in self.layout.activations:
+                self._change_width(tensor)
         edges = self._edge_nodes()
         for node in self.model.graph:
             name = str(node.name)
@@ -127,10 +134,11 @@ class _Planner:
             rule = f"shares the scale of {owner}: the data only moves"
             self.decisions.append(Decision(tensor, "activation", readers, rule, self.activations[tensor]))
             return
-        spec = self._activation_spec(self._activation_type())
+        dtype = self._activation_type(self.layout.bits_of(owner))
+        spec = self._activation_spec(dtype)
         fixed, producer = self._fixed_range(owner)
         if owner in self.layout.constants:
-            qparams = self._operand_qparams(self._constant(owner), self._activation_type())
+            qparams = self._operand_qparams(self._constant(owner), dtype)
             self.activations[tensor] = self.activations[owner] = qparams
             rule = f"shares the scale of {owner}: rows of a constant"
             self.decisions.append(Decision(tensor, "activation", readers, rule, qparams))
@@ -190,8 +198,39 @@ class _Planner:
     def _shared(self) -> frozenset[str]:
         return frozenset(owner for name, owner in self.layout.owner.items() if owner != name)
 
-    def _activation_type(self) -> IntType:
-        bits = str(self.layout.scheme.activation_bits)
+    def _change_width(self, tensor: str) -> None:
+        """Whoever reads a tensor in another width than it has gets it converted, all of one width together."""
+        held, width = self.activations.get(tensor), self.layout.bits_of(tensor)
+        changed: dict[int, list[str]] = {}
+        for reader in self.layout.activations[tensor]:
+            bits, capability = self.layout.bits_in(reader), self.layout.integer.get(reader)
+            if held is None or capability is None or bits is None or bits == width:
+                continue
+            # A product of two activations may want its second one in a type of its own; that is decided there.
+            if tensor != self._second_operand(reader) or str(bits) not in capability.operand_types:
+                changed.setdefault(bits, []).append(reader)
+        for bits, readers in changed.items():
+            assert held is not None
+            spec = self._activation_spec(self._activation_type(bits))
+            qparams = range_to_qparams(*held.real_range, spec)
+            self.converted.update({(tensor, reader): qparams for reader in readers})
+            rule = f"converted from {width} to {bits} bits for nodes of another width"
+            self.decisions.append(Decision(tensor, "operand", tuple(readers), rule, qparams))
+
+    def _second_operand(self, name: str) -> str | None:
+        node = self.by_name[name]
+        position = roles_of(node.op_type).weight
+        value = node.inputs[position] if position is not None and len(node.inputs) > position else None
+        return None if value is None else value.name
+
+    def _read(self, node: ir.Node, value: ir.Value | None) -> QParams | None:
+        """The integers that ``node`` reads an activation in."""
+        if value is None:
+            return None
+        return self.converted.get((str(value.name), str(node.name)), self.activations.get(str(value.name)))
+
+    def _activation_type(self, width: int | None) -> IntType:
+        bits = str(width)
         name = self.target.activations.types.get(bits)
         if name is None:
             raise ConfigError(
@@ -208,7 +247,7 @@ class _Planner:
         low, high = found
         # The end is exclusive: 8-bit Softmax has the scale 1/256, as kernels expect it; 1/128 where half
         # of the levels are for negative numbers.
-        bits = self.layout.scheme.activation_bits or 8
+        bits = self.layout.bits_of(tensor) or 8
         if self.target.activations.symmetric:
             share = 1 - 2.0 ** (1 - bits)
             return (low * share, high * share), producer.op_type
@@ -257,7 +296,7 @@ class _Planner:
         spec = self._weight_spec(node, array, bits, capability)
         qparams = self._storable(weight_qparams(array, spec, clip=self.range_method != "minmax"))
         bias = node.inputs[roles.bias] if roles.bias is not None and len(node.inputs) > roles.bias else None
-        data = None if node.inputs[0] is None else self.activations.get(str(node.inputs[0].name))
+        data = self._read(node, node.inputs[0])
         if self.layout.scheme.weight_only or data is None or roles.bias is None:
             self.decisions.append(Decision(str(weight.name), "weight", (str(node.name),), rule, qparams))
             return
@@ -288,11 +327,11 @@ class _Planner:
     def _wider(self, node: ir.Node, capability: Capability) -> Capability:
         """The same kernel with 8-bit weights, if the target has it."""
         others = (c for c in self.target.capabilities(node.op_type) if c.kind == capability.kind)
-        fitting = (c for c in others if self.layout.scheme.activation_bits in (None, *c.activation_bits))
+        fitting = (c for c in others if self.layout.bits_in(str(node.name)) in (None, *c.activation_bits))
         return next((c for c in fitting if 8 in c.weight_bits), capability)
 
     def _weight_spec(self, node: ir.Node, weight: np.ndarray, bits: int, capability: Capability) -> TensorSpec:
-        own = capability.weight_types.get(str(self.layout.scheme.activation_bits))
+        own = capability.weight_types.get(str(self.layout.bits_in(str(node.name))))
         name = own or self.target.weights.types.get(str(bits))
         if name is None:
             raise ConfigError(
@@ -320,7 +359,9 @@ class _Planner:
         sizes = [size for size in self.layout.integer[str(node.name)].blocks if array.shape[1] % size == 0]
         wanted = self.layout.scheme.block
         size = wanted if wanted in sizes else next(iter(sizes), None)
-        spec = TensorSpec(IntType(8, True), True, PerAxis(1) if size is None else PerBlock(1, size))
+        granularity = PerAxis(1) if size is None else PerBlock(1, size)
+        powers = self.target.weights.scale == "power-of-two"
+        spec = TensorSpec(IntType(8, True), True, granularity, power_of_two=powers)
         qparams = self._storable(weight_qparams(array, spec))
         rule = "table looked up in 8 bits, dequantized after the look-up"
         self.decisions.append(Decision(str(table.name), "weight", (str(node.name),), rule, qparams))
@@ -334,9 +375,10 @@ class _Planner:
     def _operands(self, node: ir.Node) -> None:
         """Constant operands have the type of activations, tables that the target keeps narrower their own."""
         capability = self.layout.integer[str(node.name)]
-        own = capability.weight_types.get(str(self.layout.scheme.activation_bits))
+        bits = self.layout.bits_in(str(node.name))
+        own = capability.weight_types.get(str(bits))
         moved = capability.kind == "moves-data" and own is not None
-        dtype = IntType.parse(str(own)) if moved else self._activation_type()
+        dtype = IntType.parse(str(own)) if moved else self._activation_type(bits)
         ignored = () if roles_of(node.op_type).data is None else range(1, len(node.inputs))
         for position, value in enumerate(node.inputs):
             array = constant_array(value)
@@ -347,7 +389,7 @@ class _Planner:
 
     def _convert(self, node: ir.Node, value: ir.Value | None, capability: Capability) -> None:
         """An activation in the weight's place, in the type that the kernel multiplies without loss."""
-        name = capability.operand_types.get(str(self.layout.scheme.activation_bits))
+        name = capability.operand_types.get(str(self.layout.bits_in(str(node.name))))
         held = None if value is None else self.activations.get(str(value.name))
         if name is None or value is None or held is None:
             return
@@ -359,11 +401,11 @@ class _Planner:
 
     def _keep_apart(self, node: ir.Node, capability: Capability) -> None:
         """Requantize an input that others read, too: a provider does not merge what reads different tensors."""
-        if self.layout.scheme.activation_bits not in capability.apart or node.inputs[0] is None:
+        if self.layout.bits_in(str(node.name)) not in capability.apart or node.inputs[0] is None:
             return
         name = str(node.inputs[0].name)
         held = self.activations.get(name)
-        if held is None or len(self.layout.activations[name]) < 2:
+        if held is None or len(self.layout.activations[name]) < 2 or (name, str(node.name)) in self.converted:
             return
         low, high = held.real_range
         qparams = range_to_qparams(low * _SHADE, high * _SHADE, held.spec)

@@ -65,17 +65,19 @@ class _Performer:
     # -- activations
 
     def _operand(self, decision: Decision) -> None:
-        """A second pair behind the first: the consumer alone reads the tensor in another type."""
+        """A second pair behind the first: its consumers alone read the tensor in another type."""
         held, qparams = self.restored.get(decision.tensor), decision.qparams
         if held is None:
             raise ModelError(f"the plan converts {decision.tensor!r}, which is not quantized")
         assert qparams is not None
-        for consumer in decision.consumers:
-            node = self._node(consumer)
-            name = self.names.fresh(f"{decision.tensor}_{qparams.spec.dtype.name}")
-            pair, restored = self._pair(name, held, qparams)
-            self.model.graph.insert_before(node, pair)
+        consumers = [self._node(consumer) for consumer in decision.consumers]
+        name = self.names.fresh(f"{decision.tensor}_{qparams.spec.dtype.name}")
+        pair, restored = self._pair(name, held, qparams)
+        producer = held.producer()
+        assert producer is not None
+        for node in consumers:
             self._reconnect(node, held, restored)
+        self.model.graph.insert_after(producer, pair)
 
     def _activation(self, decision: Decision) -> None:
         value = self.values.get(decision.tensor)
