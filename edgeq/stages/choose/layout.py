@@ -7,7 +7,7 @@ calibration, so that only tensors which need statistics are observed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
