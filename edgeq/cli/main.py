@@ -335,6 +335,59 @@ def show_command(json_output: bool, name: str) -> None:
         show_target(profile)
 
 
+@command(targets_group, name="check")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--all", "everything", is_flag=True, help="Check every target and every variant.")
+@click.option("--op", "ops", multiple=True, metavar="OPERATOR", help="Only this operator; repeatable.")
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Check this quantized model or bundle by the rules of NAME."
+)
+@click.option("--record", type=click.Path(path_type=Path), help="Keep the results in this JSON file.")
+def check_command(
+    json_output: bool,
+    names: tuple[str, ...],
+    everything: bool,
+    ops: tuple[str, ...],
+    model: Path | None,
+    record: Path | None,
+) -> None:
+    """Prove what targets promise: run a small model for each promise on the real provider.
+
+    NAME is a target, NAME@VARIANT or a profile file. Where nothing runs a target on this machine, its
+    models are checked by its rules only. Exit code 5 says that something does not hold.
+
+    \b
+    Example:
+      edgeq targets check android-npu --op Softmax
+    """
+    from edgeq.checks.request import check_model, chosen_profiles
+    from edgeq.cli.progress import make_progress
+    from edgeq.errors import ProviderError
+    from edgeq.pipeline.check import check_targets
+
+    profiles = chosen_profiles(names, everything=everything, model=model, ops=ops, record=record)
+    if model is not None:
+        violations = check_model(model, profiles[0])
+        if json_output:
+            print_json(violations)
+        else:
+            from edgeq.cli.render_check import show_violations
+
+            show_violations(profiles[0].name, violations)
+        bad = any(violation.severity == "error" for violation in violations)
+    else:
+        records = check_targets(profiles, ops=ops, record=record, progress=make_progress(quiet=json_output))
+        if json_output:
+            print_json(records)
+        else:
+            from edgeq.cli.render_check import show_check
+
+            show_check(records)
+        bad = any(result.verdict == "does not hold" for found in records for result in found.results)
+    if bad:
+        raise SystemExit(ProviderError.exit_code)
+
+
 @command(cli, name="doctor")
 @click.option(
     "--install-provider", "names", multiple=True, metavar="NAME", help="Fetch this sandbox into the cache; repeatable."

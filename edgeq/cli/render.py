@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from edgeq.target import TargetProfile
 
 __all__ = [
+    "result_console",
+    "result_table",
     "show_checks",
     "show_inspection",
     "show_plan",
@@ -31,13 +33,15 @@ __all__ = [
 ]
 
 
-def _console() -> Console:
+def result_console() -> Console:
+    """Where results go: stdout, in lines of a width that suits it."""
     # A pipe gets lines as wide as they need to be; a terminal its own width.
     width = None if sys.stdout.isatty() else max(160, shutil.get_terminal_size((160, 24)).columns)
     return Console(width=width, soft_wrap=False, highlight=False)
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
+def result_table(*columns: str, title: str | None = None) -> Table:
+    """A plain table, without borders."""
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -46,10 +50,10 @@ def _table(*columns: str, title: str | None = None) -> Table:
 
 def show_report(report: Report, folder: Path | None) -> None:
     """The figures that decide, and where the rest is."""
-    console = _console()
+    console = result_console()
     verdict = "" if report.contract is None else ("  contract met" if report.contract.met else "  contract NOT met")
     console.print(f"[bold]{escape(report.name)}[/] for [bold]{report.target}[/] in {report.precision}{verdict}\n")
-    table = _table("", "quantized", "float", "")
+    table = result_table("", "quantized", "float", "")
     for metric in report.metrics[:6]:
         value = f"{metric.value:.4g} {metric.unit}".strip()
         reference = "" if metric.float_value is None else f"{metric.float_value:.4g} {metric.unit}".strip()
@@ -93,7 +97,7 @@ def _add_checks(table: Table, checks: Sequence[ProviderCheck]) -> None:
 def _show_fallback(console: Console, graph: GraphReport) -> None:
     """The second graph, with the same columns."""
     console.print(f"\nfallback for [bold]{escape(graph.target)}[/] in {graph.precision} ({graph.provider})")
-    table = _table("", "quantized", "float", "")
+    table = result_table("", "quantized", "float", "")
     for metric in graph.metrics[:4]:
         reference = "" if metric.float_value is None else f"{metric.float_value:.4g} {metric.unit}".strip()
         value = f"{metric.value:.4g} {metric.unit}".strip()
@@ -135,9 +139,9 @@ def show_plan(
     plan: QuantPlan, rows: Sequence[PlanRow], nodes: Sequence[NodeForecast], provider: str, *, everything: bool
 ) -> None:
     """Decisions, then what stays float and why."""
-    console = _console()
+    console = result_console()
     console.print(f"plan: {plan.scheme.name} on {plan.target}\n")
-    table = _table("tensor", "as", "granularity", "scale", "range", "rule")
+    table = result_table("tensor", "as", "granularity", "scale", "range", "rule")
     shown = [r for r in rows if r.skip_reason is None and (everything or r.role == "activation")]
     for row in shown:
         span = "" if row.lo is None or row.hi is None else f"{row.lo:.4g} .. {row.hi:.4g}"
@@ -160,7 +164,7 @@ def _show_nodes(console: Console, nodes: Sequence[NodeForecast], own: str) -> No
     kinds = Counter((node.kind, node.provider) for node in nodes)
     counts = (f"{count} {kind}{'' if where == own else ' on the CPU'}" for (kind, where), count in kinds.most_common())
     console.print(f"\nnodes on {own}: {', '.join(counts)}")
-    floats = _table("not in integers", "on", "nodes", "why")
+    floats = result_table("not in integers", "on", "nodes", "why")
     told = [node for node in nodes if node.kind == "float" or node.provider != own]
     reasons = Counter((node.op_type, node.provider, node.why) for node in told)
     for (op_type, where, why), count in reasons.most_common(40):
@@ -173,7 +177,7 @@ def _show_nodes(console: Console, nodes: Sequence[NodeForecast], own: str) -> No
 
 def show_inspection(found: Inspection) -> None:
     """A model's summary."""
-    console = _console()
+    console = result_console()
     console.print(f"[bold]{escape(found.name)}[/], opset {found.opset}, task {found.task or 'unknown'}")
     for key, value in found.origin.items():
         console.print(escape(f"  {key}: {value}"))
@@ -194,8 +198,8 @@ def _size(count: int) -> str:
 
 def show_statistics(stats: Mapping[str, TensorStats], cache: Path | None) -> None:
     """Extrema of every observed tensor."""
-    console = _console()
-    table = _table("tensor", "lowest", "highest", "values")
+    console = result_console()
+    table = result_table("tensor", "lowest", "highest", "values")
     for name, seen in stats.items():
         table.add_row(escape(name), f"{seen.lo:.5g}", f"{seen.hi:.5g}", f"{seen.values:,}")
     console.print(table)
@@ -205,15 +209,15 @@ def show_statistics(stats: Mapping[str, TensorStats], cache: Path | None) -> Non
 
 def show_targets(profiles: Sequence[TargetProfile]) -> None:
     """One line per target."""
-    table = _table("target", "precisions", "what it is")
+    table = result_table("target", "precisions", "what it is")
     for profile in profiles:
         table.add_row(profile.name, ", ".join(profile.precisions), escape(profile.summary))
-    _console().print(table)
+    result_console().print(table)
 
 
 def show_target(profile: TargetProfile) -> None:
     """Everything a profile says, limit by limit."""
-    console = _console()
+    console = result_console()
     console.print(f"[bold]{profile.name}[/]: {escape(profile.summary)}\n")
     provider = profile.provider
     facts: dict[str, Any] = {
@@ -230,7 +234,7 @@ def show_target(profile: TargetProfile) -> None:
     }
     for key, value in facts.items():
         console.print(escape(f"{key}: {value}"))
-    table = _table("operators", "kind", "activations", "weights", "source", title="\ncapabilities")
+    table = result_table("operators", "kind", "activations", "weights", "source", title="\ncapabilities")
     for capability in profile.capability:
         table.add_row(
             escape(", ".join(capability.ops)),
@@ -249,8 +253,8 @@ def show_target(profile: TargetProfile) -> None:
 def show_checks(checks: Sequence[Check]) -> None:
     """One line per check."""
     styles = {"ok": "green", "absent": "yellow", "unusable": "dim", "broken": "red"}
-    table = _table("", "what", "found", "remedy")
+    table = result_table("", "what", "found", "remedy")
     for check in checks:
         state = f"[{styles[check.state]}]{check.state}[/]"
         table.add_row(state, check.name, escape(check.found), escape(check.remedy or ""))
-    _console().print(table)
+    result_console().print(table)
