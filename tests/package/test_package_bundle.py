@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import msgspec
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 
-from edgeq.bundle import read_bundle
+from edgeq.bundle import GraphEntry, read_bundle
 from edgeq.errors import ConfigError, ValidationError
 from edgeq.output import atomic_folder
 from edgeq.recipe import TextPreprocess
 from edgeq.stages.package import write_bundle, write_report
+from edgeq.target import Provider, Verification
+
+MODEL = """<ir_version: 10, opset_import: ["" : 21]>
+g (float[N,3] x) => (float[N,3] y) { c = Constant<value = float {0.9}>() y = Mul(x, c) }"""
 
 
-def _write(folder, model, draft, samples, **changes):
+def _write(folder, model, draft, samples, second=None, **changes):
     folder.mkdir(exist_ok=True)
     inputs, outputs = samples
     return write_bundle(
         folder,
         model=model,
         manifest=msgspec.structs.replace(draft, **changes),
+        fallback=second,
         sample_inputs=inputs,
         reference_outputs=outputs,
         sqnr_db={"y": 20.0},
@@ -70,11 +79,81 @@ def test_the_readme_runs(bundle, tmp_path):
     code = (bundle / "README.md").read_text().split("```python\n")[1].split("```")[0]
     assert "ORT_DISABLE_TELEMETRY" in code
     assert "'session.intra_op.allow_spinning', '0'" in code
-    import subprocess
-    import sys
-
     script = code + "\nassert outputs[0].tolist() == [[0.8999999761581421] * 3], outputs\n"
     subprocess.run([sys.executable, "-c", script], cwd=bundle, check=True, timeout=60)
+
+
+@pytest.fixture
+def pair(tmp_path, model, draft, samples):
+    """A bundle with a second graph, which is the first one again."""
+    entry = GraphEntry(
+        model="fallback/model.onnx",
+        target="android",
+        precision="w8",
+        provider=Provider(
+            name="CPUExecutionProvider",
+            package="onnxruntime",
+            version=">=1.24.2",
+            session={"session.qdqisint8allowed": "1"},
+        ),
+        verification=Verification(note="a test", sandbox="arm64", arguments={"cpu": "max"}),
+        sqnr_db={"y": 20.0},
+    )
+    _write(tmp_path / "p", model, draft, samples, fallback=entry, second=model)
+    return tmp_path / "p"
+
+
+def test_a_bundle_of_two_graphs_reads_back(pair):
+    manifest = read_bundle(pair).manifest
+    first, second = manifest.graphs
+    assert (first.model, first.target, first.sqnr_db) == ("model.onnx", "linux-x64", {"y": 20.0})
+    assert (second.model, second.precision, second.sqnr_db) == ("fallback/model.onnx", "w8", {"y": 20.0})
+    assert second.verification.arguments == {"cpu": "max"}
+    assert "fallback/model.onnx" in manifest.files
+
+
+@pytest.mark.parametrize("change", ["byte", "gone", "link"])
+def test_tampering_with_the_fallback_is_noticed(pair, tmp_path, change):
+    file = pair / "fallback" / "model.onnx"
+    if change == "byte":
+        file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    elif change == "gone":
+        file.unlink()
+    else:
+        (pair / "fallback").rename(tmp_path / "elsewhere")
+        (pair / "fallback").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValidationError, match=r"'fallback/model.onnx' (has|is missing|is a symbolic link)"):
+        read_bundle(pair)
+
+
+def test_the_fallback_needs_a_checksum(pair):
+    manifest = json.loads((pair / "manifest.json").read_text())
+    del manifest["files"]["fallback/model.onnx"]
+    (pair / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValidationError, match=r"names fallback/model.onnx, but lists no checksum"):
+        read_bundle(pair)
+
+
+def test_a_fallback_of_another_interface_is_refused(tmp_path, model, draft, samples, pair):
+    other = ir.from_proto(onnx.parser.parse_model(MODEL.replace("[N,3]", "[N,4]")))
+    entry = read_bundle(pair).manifest.fallback
+    with pytest.raises(ConfigError, match=r"the fallback for android has x: float32\['N', 4\] where the model has"):
+        _write(tmp_path / "q", model, draft, samples, fallback=entry, second=other)
+
+
+def test_the_readme_says_how_to_load_the_fallback(pair):
+    blocks = [block.split("```")[0] for block in (pair / "README.md").read_text().split("```python\n")[1:]]
+    script = "\n".join([*blocks, "assert session.run(None, inputs)[0].tolist() == outputs[0].tolist()"])
+    assert "'session.qdqisint8allowed', '1'" in blocks[1]
+    subprocess.run([sys.executable, "-c", script], cwd=pair, check=True, timeout=60)
+
+
+def test_a_manifest_from_before_there_were_two_graphs_still_reads(bundle):
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for key in ("fallback", "verification"):
+        del manifest[key]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert [graph.model for graph in read_bundle(bundle).manifest.graphs] == ["model.onnx"]
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "samples/input_0.npy", "README.md"])
