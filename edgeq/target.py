@@ -161,6 +161,7 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ``passive``: no Q/DQ is asked for, but the provider uses those of the neighbours: it computes in
     integers where all inputs come from a DequantizeLinear, and moves integers where a Q/DQ stands on
     one side. Only predictions look at it.
+    ``float32_only``: runs in float32 where the rest of the graph is float16.
     ``only`` names the variants of the target that have it (empty: all). ``provider`` runs it, where
     that is not the target's own: the CPU beside an accelerator, say.
     ``activation_bits`` and ``weight_bits`` are the widths that it takes, in any combination.
@@ -188,6 +189,7 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
     operand_types: dict[str, str] = {}
     blocks: tuple[int, ...] = ()
     apart: tuple[int, ...] = ()
+    float32_only: bool = False
     only: tuple[str, ...] = ()
     provider: str | None = None
     passive: bool = False

@@ -192,7 +192,9 @@ class Job:
 
     def forecast(self, shaped: ir.Model, layout: Layout) -> dict[str, NodeForecast]:
         nodes = forecast_nodes(shaped, layout, self.target)
-        return forecast_floats(nodes, find_islands(shaped, {})) if self.target.floats.type == "float16" else nodes
+        if self.target.floats.type == "float32":
+            return nodes
+        return forecast_floats(nodes, find_islands(shaped, {}, self.target))
 
     def statistics(self, shaped: ir.Model, layout: Layout) -> dict[str, TensorStats]:
         if not layout.observed:
@@ -236,7 +238,7 @@ class Job:
     def _with_islands(self, shaped: ir.Model, chosen: QuantPlan) -> QuantPlan:
         """The plan, and which nodes stay float32: from a few samples, of whatever data there is."""
         batches = self.feeds[0] if self.feeds[0] is not None else [self.source.example_inputs]
-        islands = find_islands(shaped, observe_peaks(shaped, batches))
+        islands = find_islands(shaped, observe_peaks(shaped, batches), self.target)
         return replace(chosen, islands=islands, nodes=forecast_floats(chosen.nodes, islands))
 
     # -- insert and tune

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from edgeq.float16 import LARGEST, NO_BOUND, half_form, lost
 from edgeq.graph import constant_array, outer_nodes
 from edgeq.qtypes import NodeForecast
+from edgeq.target import TargetProfile
 
 __all__ = ["find_islands", "forecast_floats"]
 
@@ -47,12 +48,12 @@ _ELEMENTWISE = frozenset(
 """What lies between numbers that count or place and the layers that computed them."""
 
 
-def find_islands(model: ir.Model, peaks: Mapping[str, float]) -> dict[str, str]:
+def find_islands(model: ir.Model, peaks: Mapping[str, float], target: TargetProfile) -> dict[str, str]:
     """By name, the nodes of the main graph that must stay float32, each with its reason.
 
     ``peaks`` holds the largest magnitude that was seen of each float tensor, or nothing of it.
     """
-    search = _Search(model, peaks)
+    search = _Search(model, peaks, target)
     for node in model.graph:
         reason = search.reason(node)
         if reason is not None:
@@ -72,10 +73,12 @@ def forecast_floats(nodes: Mapping[str, NodeForecast], islands: Mapping[str, str
 
 
 class _Search:
-    def __init__(self, model: ir.Model, peaks: Mapping[str, float]) -> None:
+    def __init__(self, model: ir.Model, peaks: Mapping[str, float], target: TargetProfile) -> None:
         self.model = model
         self.peaks = peaks
         self.opset = model.opset_imports.get("", 1)
+        self.float32_only = {op for c in target.capability if c.float32_only for op in c.ops}
+        self.provider = target.provider.name
         self.holders = set(outer_nodes(model).values())
         self.islands: dict[str, str] = {}
 
@@ -88,6 +91,8 @@ class _Search:
         form = half_form(node, self.opset)
         if isinstance(form, str):
             return form
+        if node.op_type in self.float32_only:
+            return f"{self.provider} runs {node.op_type} in float32 only"
         return self._constant(node) or self._range(node) or self._sum(node) or self._exact(node)
 
     def _peak(self, value: ir.Value | None) -> float:
