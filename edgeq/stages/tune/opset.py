@@ -27,6 +27,8 @@ def least_opset(target: TargetProfile, scheme: Scheme) -> int:
     Axes since 13, blocks, 4 and 16 bits since 21, 2 bits since 25; the domain com.microsoft has 16
     and 4 bits, but no blocks, in any opset (measured, ONNX Runtime 1.32).
     """
+    if target.weights.form == "matmulnbits" and scheme.weight_only:
+        return 13  # no Q/DQ is left in the end
     if scheme.weight_bits == 2:
         return 25
     if scheme.block is not None:
