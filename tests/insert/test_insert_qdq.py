@@ -16,6 +16,7 @@ from edgeq.metrics import sqnr_db
 from edgeq.qtypes import Decision, IntType, QParams, QuantPlan, Scheme, TensorSpec
 from edgeq.runtime import run_model
 from edgeq.stages.insert import insert_qdq
+from edgeq.stages.run.placement import read_placement
 
 CONV = "Conv<pads=[1,1,1,1]>"
 
@@ -216,6 +217,42 @@ def test_a_table_is_stored_once_in_integers_and_only_its_rows_are_dequantized() 
     table = constant_array(gather.inputs[0])
     (decision,) = (d for d in chain.plan if d.tensor == "table")
     np.testing.assert_array_equal(table, quantize(constants["table"], decision.qparams))
+
+
+TIED = {
+    "convolutions": (
+        f"""g (float[1,8,8,8] x) => (float y) {{
+            a = {CONV}(x, w) r = Relu(a) b = {CONV}(r, w) y = {CONV}(b, w) }}""",
+        {"w": weights(8, 8, 3, 3)},
+        "QLinearConv",
+    ),
+    "products": (
+        "g (float[1,4,64] x) => (float y) { a = MatMul(x, m) b = Softmax(a) y = MatMul(b, m) }",
+        {"m": weights(64, 64)},
+        "MatMul",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TIED)
+@pytest.mark.parametrize("target", ["linux-x64", "android"])
+def test_a_weight_of_several_nodes_is_stored_once_and_still_fuses(name: str, target: str) -> None:
+    text, constants, kernel = TIED[name]
+    chain = quantized(parse(text, **constants), target)
+    big = [v for v in chain.model.graph.initializers.values() if v.const_value.nbytes >= 576]
+    assert len(big) == 1
+    assert len({use.node for use in big[0].uses()}) == len(big[0].uses()) > 1
+    placement = read_placement(chain.model, chain.target.provider, expected=chain.plan.nodes)
+    heavy = [node for node in placement.nodes if node.op_type in ("Conv", "MatMul")]
+    assert all(kernel in node.runs_as and node.kind == "integer" for node in heavy)
+
+
+def test_block_weights_of_several_nodes_are_stored_for_each() -> None:
+    text = "g (float[1,4,64] x) => (float y) { a = MatMul(x, m) y = MatMul(a, m) }"
+    chain = quantized(parse(text, m=weights(64, 64)), scheme="w4")
+    assert len([v for v in chain.model.graph.initializers.values() if v.const_value.nbytes == 2048]) == 2
+    placement = read_placement(chain.model, chain.target.provider, expected=chain.plan.nodes)
+    assert [node.runs_as for node in placement.nodes] == ["MatMulNBits", "MatMulNBits"]
 
 
 def test_unchanged_arrays_are_shared() -> None:

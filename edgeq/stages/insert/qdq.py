@@ -17,8 +17,8 @@ def insert_qdq(model: ir.Model, plan: QuantPlan) -> ir.Model:
     """A new model with every decision of ``plan`` carried out; ``model`` is left as it was.
 
     Activations get one QuantizeLinear/DequantizeLinear pair each, weights become integer
-    initializers behind a DequantizeLinear of their own for each consumer (a shared one would not
-    fuse), biases int32 ones. Arrays that did not change are shared with ``model``.
+    initializers, stored once, behind a DequantizeLinear of their own for each consumer (a shared one
+    would not fuse), biases int32 ones. Arrays that did not change are shared with ``model``.
 
     Raises:
         ModelError: the plan names a tensor or node that the model does not have.
@@ -39,6 +39,7 @@ class _Performer:
         self.nodes = {str(node.name): node for node in model.graph}
         self.outer = outer_nodes(model)
         self.restored: dict[str, ir.Value] = {}
+        self.integers: dict[tuple[object, ...], ir.Value] = {}
         self.values: dict[str, ir.Value] = {str(value.name): value for value in model.graph.inputs}
         self.values.update(model.graph.initializers)
         for node in model.graph:
@@ -140,7 +141,7 @@ class _Performer:
         if array is None:
             raise ModelError(f"the plan calls {decision.tensor!r} a weight, but it is no constant")
         stem = decision.tensor if len(decision.consumers) == 1 else f"{node.name}/{decision.tensor}"
-        stored = set_initializer(self.model, self.names.fresh(f"{stem}_quantized"), quantize(array, qparams))
+        stored = self._stored(decision.tensor, stem, array, qparams)
         if node.op_type == "Gather" and isinstance(qparams.spec.granularity, PerAxis):
             self._table(node, stored, qparams)
             return
@@ -148,6 +149,20 @@ class _Performer:
         for position, operand in enumerate(node.inputs):
             if operand is value:
                 node.replace_input_with(position, restored)
+
+    def _stored(self, tensor: str, stem: str, array: np.ndarray, qparams: QParams) -> ir.Value:
+        """The integers of a weight, once for all that quantize it alike.
+
+        Each reader has a DequantizeLinear of its own: integer kernels fuse with it (measured: ONNX
+        Runtime 1.32 on x86-64 and with the kernels of Arm, QNN 2.7, the same outputs). MatMulNBits takes
+        the integers themselves, and ONNX Runtime makes it of weights that nobody else reads only, so
+        weight-only layers keep copies.
+        """
+        key = (tensor, qparams.spec, qparams.scale.tobytes(), qparams.zero_point.tobytes())
+        if self.plan.scheme.weight_only or key not in self.integers:
+            name = self.names.fresh(f"{stem}_quantized")
+            self.integers[key] = set_initializer(self.model, name, quantize(array, qparams))
+        return self.integers[key]
 
     def _table(self, node: ir.Node, stored: ir.Value, qparams: QParams) -> None:
         """Look the rows up in integers and dequantize only those: the scale is per column, so both commute."""
