@@ -210,12 +210,14 @@ def _on_accelerator(
 def _taken(node: ir.Node, provider: str, planned: NodeForecast | None) -> NodePlacement:
     """A node that the provider took: as what it runs follows from the Q/DQ around it.
 
-    Whether it computes or only moves integers, no accelerator tells: that is the plan's word.
+    Whether it computes or only moves integers, and whether a float output keeps its kernel from being an
+    integer one, no accelerator tells: that is the plan's word.
     """
     place = partial(NodePlacement, node=str(node.name), op_type=node.op_type, runs_as=node.op_type, provider=provider)
     left = planned is not None and planned.kind == "float"
     if dequantized_inputs(node):
-        why = "its output is not quantized" if _leaves_floats(node) else reads_beside(node)
+        outputs = planned is not None and planned.kind == "integer"
+        why = "its output is not quantized" if _leaves_floats(node) and not outputs else reads_beside(node)
         if why is not None:
             return place(kind="float", why=planned.why if left and planned is not None else why)
         return place(kind="moves data" if planned is not None and planned.kind == "moves data" else "integer")
