@@ -82,7 +82,8 @@ def capability_cases(profile: TargetProfile, capability: Capability) -> Iterator
             yield from _weight_only(profile, capability, op)
         else:
             for form in forms_of(op, profile.graph.opset):
-                yield _case(profile, capability, form, profile.floats.type, None)
+                scheme = Scheme.parse("fp16") if profile.floats.type == "float16" else None
+                yield _case(profile, capability, form, profile.floats.type, scheme)
 
 
 def block_cases(profile: TargetProfile) -> Iterator[Case]:
@@ -90,7 +91,7 @@ def block_cases(profile: TargetProfile) -> Iterator[Case]:
     for block in BLOCKS:
         for precision in profile.precisions:
             scheme = _parse(precision)
-            if scheme is None or scheme.activation_bits is not None or _has_matrix(block):
+            if scheme is None or not scheme.weight_only or _has_matrix(block):
                 yield Case(
                     block.name, "block", precision, "", block.text, scheme, profile, block.spans, profile.provider.name
                 )
@@ -142,6 +143,12 @@ def _integer(profile: TargetProfile, capability: Capability, op: str) -> Iterato
 
 def _weighted(profile: TargetProfile, capability: Capability, op: str, scheme: Scheme) -> Iterator[Case]:
     """All forms with a scale per channel, where there may be one; the first per tensor, in blocks and before a Q."""
+    if capability.blocks:  # then it takes nothing else
+        for form in forms_of(op, profile.graph.opset, blocks=True):
+            for size in capability.blocks:
+                blocked = Scheme(scheme.weight_bits, scheme.activation_bits, size)
+                yield _case(profile, capability, form, blocked.name, blocked)
+        return
     forms = forms_of(op, profile.graph.opset)
     usual = "per channel" if capability.per_channel else "per tensor"
     for form in forms if scheme.weight_bits == capability.weight_bits[-1] else forms[:3]:
@@ -153,10 +160,6 @@ def _weighted(profile: TargetProfile, capability: Capability, op: str, scheme: S
     if capability.output == "optional":
         behind = msgspec.structs.replace(capability, output="required")
         yield _case(profile, behind, forms[0], scheme.name, scheme, f"{usual}, quantized output")
-    if op in ("MatMul", "Gemm"):
-        for size in capability.blocks:
-            blocked = Scheme(scheme.weight_bits, scheme.activation_bits, size)
-            yield _case(profile, capability, forms[0], blocked.name, blocked)
 
 
 def _passive(profile: TargetProfile, capability: Capability, op: str) -> Iterator[Case]:

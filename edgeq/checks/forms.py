@@ -151,6 +151,15 @@ _TEXTS: dict[str, dict[str, str]] = {
     "GRU": {"": "(float[6,1,32] x) => (float[6,1,1,16] y) { y = GRU<hidden_size=16>(x, gru_w, gru_r, gru_b) }"},
     "Trilu": {"": f"({ROWS} x) => ({ROWS} y) {{ y = Trilu<upper=0>(x) }}"},
     "GridSample": {"": f"({IMAGE} x) => (float[1,8,6,6] y) {{ y = GridSample(x, grid) }}"},
+    **{
+        op: {
+            "": f"({IMAGE} x, {IMAGE} z) => (bool[1,8,12,12] y) "
+            f"{{ a = Greater(x, zero_f) b = Greater(z, zero_f) y = {op}(a, b) }}"
+        }
+        for op in ("And", "Or", "Xor")
+    },
+    "OneHot": {"": "(int64[1,12] ids) => (float[1,12,500] y) { y = OneHot(ids, depth, off_on) }"},
+    "ScatterElements": {"": "(float[4,32] x) => (float[4,32] y) { y = ScatterElements<axis=0>(x, rows2, patch2) }"},
     "Not": {"": f"({IMAGE} x) => (bool[1,8,12,12] y) {{ c = Greater(x, five) y = Not(c) }}"},
     "Mod": {"": f"({IMAGE} x, {IMAGE} z) => ({IMAGE} y) {{ y = Mod<fmod=1>(x, z) }}"},
     **{op: {"": f"({IMAGE} x) => (float[1,8,1,1] y) {{ y = {op}(x, axes) }}"} for op in _REDUCE},
@@ -163,6 +172,12 @@ _ACTIVATION_OPERAND: dict[str, str] = {
     "Conv": "(float[1,8,12,12] x, float[16,8,3,3] z) => (float[1,16,12,12] y) { y = Conv<pads=[1,1,1,1]>(x, z) }",
 }
 """Both operands are activations; only for operators whose second input may be computed."""
+
+_LONG = "(float[1,16,256] x) => (float[1,16,16] y) { y = MatMul(x, long) }"
+"""For blocks: every size up to 256 divides its sums."""
+
+_STEPS = frozenset({"Floor", "Ceil", "Round", "Sign", *_COMPARE})
+"""Where a rounding error of the input may cost a whole step: their inputs are numbers that every float type holds."""
 
 _TABLE = "(int64[1,12] ids) => (float[1,12,32] y) { y = Gather(table, ids) }"
 
@@ -207,6 +222,9 @@ def _constants() -> dict[str, np.ndarray]:
         "gamma32": 1 + _noise(32),
         "slope": np.abs(_noise(8, 1, 1)),
         "choice": _noise(1, 8, 12, 12) > 0,
+        "patch2": _noise(2, 32, scale=1.0),
+        "off_on": np.array([0, 1], np.float32),
+        "long": _noise(256, 16),
         "patch": _noise(2, 12, 12, scale=1.0),
         "grid": np.clip(_noise(1, 6, 6, 2, scale=0.5), -0.9, 0.9),
         "lstm_w": _noise(1, 64, 32),
@@ -229,21 +247,24 @@ def _constants() -> dict[str, np.ndarray]:
                 "twice": [2, 8, 12, 12], "tiles": [1, 2, 1, 1], "border": [0, 0, 1, 1, 0, 0, 1, 1],
                 "picks": [0, 3, 5], "pairs": [[0, 1], [0, 3]], "axes": [2, 3], "last": [-1], "inner": [1, 2],
                 "five_i": [5], "rows2": np.arange(64).reshape(2, 32) % 4,
-                "split_heads": [1, 16, 4, 8], "join_heads": [1, 16, 32], "pooled": [1, 8],
+                "split_heads": [1, 16, 4, 8], "join_heads": [1, 16, 32], "depth": 500,
             }.items()
         },
     }  # fmt: skip
 
 
-def forms_of(op: str, opset: int, *, operand: bool = False, table: bool = False) -> list[Form]:
+def forms_of(op: str, opset: int, *, operand: bool = False, table: bool = False, blocks: bool = False) -> list[Form]:
     """The forms of ``op`` in an opset: with constants where it has weights, or of two activations (``operand``).
 
-    ``table`` gives the look-up of a constant's rows. An operator that nothing is known of is
-    ``y = op(x)``. The list is empty where ``operand`` makes no sense.
+    ``blocks`` gives a matrix that all sizes of blocks divide, ``table`` the look-up of a constant's rows.
+    An operator that nothing is known of is ``y = op(x)``. The list is empty where ``operand`` or ``blocks``
+    makes no sense.
     """
     spans = _SPANS.get(op, {})
     if table:
         return [Form(op, _TABLE, "rows of a constant")]
+    if blocks:
+        return [Form("MatMul", _LONG, "256 rows")] if op == "MatMul" else []
     if operand:
         text = _ACTIVATION_OPERAND.get(op)
         return [] if text is None else [Form(op, text, "of two activations")]
@@ -297,6 +318,7 @@ def draw_inputs(
     from edgeq.graph import input_infos
 
     rng = np.random.default_rng(seed)
+    steps = any(node.op_type in _STEPS for node in model.graph)
     samples = []
     for _ in range(count):
         sample: dict[str, np.ndarray] = {}
@@ -305,7 +327,8 @@ def draw_inputs(
             if info.name in spans:
                 sample[info.name] = rng.uniform(*spans[info.name], shape).astype(info.dtype)
             elif info.dtype.kind == "f":
-                sample[info.name] = rng.standard_normal(shape).astype(info.dtype)
+                noise = rng.standard_normal(shape)
+                sample[info.name] = (np.floor(noise * 8) / 8 + 1 / 16 if steps else noise).astype(info.dtype)
             else:
                 sample[info.name] = rng.integers(0, 2 if info.name == "mask" else 500, shape).astype(info.dtype)
         samples.append(sample)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -13,7 +13,8 @@ from edgeq.graph import input_infos, name_nodes
 from edgeq.qtypes import QuantPlan, Scheme
 from edgeq.runtime import run_model
 from edgeq.stages.calibrate import calibrate, load_feed
-from edgeq.stages.choose import choose_plan, find_layout
+from edgeq.stages.calibrate.peaks import observe_peaks
+from edgeq.stages.choose import choose_plan, find_islands, find_layout, forecast_floats
 from edgeq.stages.insert import insert_qdq, verify_qdq
 from edgeq.stages.tune import finish, shape_float
 from edgeq.target import TargetProfile
@@ -61,7 +62,10 @@ def _quantize(
         data = load_feed(list(feeds), input_infos(model))
         stats = calibrate(shaped, data, layout.observed, channel_axis=layout.channel_axes(shaped))
     plan = choose_plan(shaped, layout, stats, profile)
-    tuned = finish(insert_qdq(shaped, plan), profile, scheme)
+    if profile.floats.type == "float16":
+        islands = find_islands(shaped, observe_peaks(shaped, feeds), profile)
+        plan = replace(plan, islands=islands, nodes=forecast_floats(plan.nodes, islands))
+    tuned = finish(insert_qdq(shaped, plan), profile, scheme, plan.islands)
     verify_qdq(tuned)
     return plan, tuned
 
@@ -69,7 +73,7 @@ def _quantize(
 def left_float(emitted: Emitted) -> str | None:
     """Why the operator in question is not quantized as its capability promises; None if it is."""
     case, plan = emitted.case, emitted.plan
-    if plan is None or case.kind == "block":
+    if plan is None or case.kind in ("block", "float"):
         return None
     # A stage may have made several of one operator (MatMul "y" and Add "y_bias" of a Gemm, say).
     found = [forecast for name, forecast in plan.nodes.items() if name == "y" or name.startswith("y_")]
