@@ -1,11 +1,7 @@
-"""Small graphs of many kinds, to hold the prediction of placement against what providers do.
-
-``GRAPHS`` are written out as text, with random weights from fixed seeds; ``EXPORTED`` come from torch.
-"""
+"""Small graphs of many kinds, with random weights, to hold the prediction of placement against what providers do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from small_models import parse, weights
 
-__all__ = ["EXPORTED", "GRAPHS", "Graph", "build"]
+__all__ = ["GRAPHS", "Graph", "build"]
 
 CONV = "Conv<pads=[1,1,1,1]>"
 
@@ -136,7 +132,8 @@ GRAPHS: dict[str, Graph] = {
     "resize-nearest-concat": Graph(
         _IMAGE,
         "float y",
-        f"""a = {CONV}(x, w3) r = Relu(a) p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r) b = {CONV}(p, w8) c = Relu(b)
+        f"""a = {CONV}(x, w3) r = Relu(a) p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r)
+            b = {CONV}(p, w8) c = Relu(b)
             u = Resize<mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor">(c, , double)
             j = Concat<axis=1>(u, r) t = {CONV}(j, w16) {_HEAD}""",
     ),
@@ -210,7 +207,8 @@ GRAPHS: dict[str, Graph] = {
     "mlp-trans-b": Graph(
         _ROWS,
         "float y",
-        "a = Gemm<transB=1>(x, ut, b64) r = Relu(a) b = Gemm<transB=1>(r, dt) t = Tanh(b) y = Gemm<transB=1>(t, m, b32)",
+        """a = Gemm<transB=1>(x, ut, b64) r = Relu(a) b = Gemm<transB=1>(r, dt) t = Tanh(b)
+           y = Gemm<transB=1>(t, m, b32)""",
         {"ut": weights(64, 32, seed=26), "dt": weights(32, 64, seed=27)},
         schemes=("w8",),
     ),
@@ -240,7 +238,8 @@ GRAPHS: dict[str, Graph] = {
     "layer-norm": Graph(
         _TOKENS,
         "float y",
-        "a = MatMul(x, m) b = Add(a, b32) s = Add(b, x) n = LayerNormalization(s, gain, b32) c = MatMul(n, m2) y = Add(c, n)",
+        """a = MatMul(x, m) b = Add(a, b32) s = Add(b, x) n = LayerNormalization(s, gain, b32) c = MatMul(n, m2)
+           y = Add(c, n)""",
     ),
     "layer-norm-written-out": Graph(
         _TOKENS, "float y", f"a = MatMul(x, m) {_NORM.format('a')} c = MatMul(an, m2) y = Add(c, a)"
@@ -282,7 +281,8 @@ GRAPHS: dict[str, Graph] = {
         "float[1,32,20] x",
         "float y",
         """a = Conv<pads=[1,1]>(x, cw, b32) r = Relu(a) t = Transpose<perm=[2,0,1]>(r)
-           h, lh, lc = LSTM<hidden_size=32>(t, lw, lr, lb) s = Squeeze(h, c1) z = Relu(s) o = MatMul(z, m) y = Sigmoid(o)""",
+           h, lh, lc = LSTM<hidden_size=32>(t, lw, lr, lb) s = Squeeze(h, c1) z = Relu(s) o = MatMul(z, m)
+           y = Sigmoid(o)""",
         {
             "cw": weights(32, 32, 3, seed=33),
             "lw": weights(1, 128, 32, seed=34),
@@ -294,16 +294,22 @@ GRAPHS: dict[str, Graph] = {
     "dynamic-tokens": Graph(
         "float[batch,length,32] x",
         "float y",
-        """s = Shape(x) n = Gather(s, i1) b1 = Gather(s, i0) q = Concat<axis=0>(b1, n, tail) a = MatMul(x, m) b = Add(a, b32)
-           h = Reshape(b, q) t = Transpose<perm=[0,2,1,3]>(h) p = Softmax(t) u = Transpose<perm=[0,2,1,3]>(p)
-           z = Reshape(u, keep) y = MatMul(z, m2)""",
+        """s = Shape(x) n = Gather(s, i1) b1 = Gather(s, i0) q = Concat<axis=0>(b1, n, tail)
+           a = MatMul(x, m) b = Add(a, b32) h = Reshape(b, q) t = Transpose<perm=[0,2,1,3]>(h) p = Softmax(t)
+           u = Transpose<perm=[0,2,1,3]>(p) z = Reshape(u, keep) y = MatMul(z, m2)""",
         {"i0": ints(0), "i1": ints(1), "tail": ints(4, 8), "keep": ints(0, 0, -1)},
+    ),
+    "residual-rank-2": Graph(
+        _ROWS,
+        "float y",
+        "a = MatMul(x, m) b = Add(a, x) c = Tanh(b) d = MatMul(c, m2) e = Add(c, d) f = Elu(e) y = Gemm(f, m)",
+        schemes=("w8",),
     ),
     "mixed-elementwise": Graph(
         _TOKENS,
         "float y",
-        """a = MatMul(x, m) b = Sub(a, b32) c = Mul(b, gain) d = Exp(c) e = Div(b, d) h = Max(e, b) k = Neg(h) l = Abs(k)
-           s = Sqrt(l) y = MatMul(s, m2)""",
+        """a = MatMul(x, m) b = Sub(a, b32) c = Mul(b, gain) d = Exp(c) e = Div(b, d) h = Max(e, b) k = Neg(h)
+           l = Abs(k) s = Sqrt(l) y = MatMul(s, m2)""",
     ),
     "where-expand": Graph(
         f"{_TOKENS}, bool[1,6,1] mask", "float y", "a = MatMul(x, m) w = Where(mask, a, minus) y = MatMul(w, m2)"
@@ -372,6 +378,3 @@ def build(name: str) -> ir.Model:
 
 def _words(text: str) -> set[str]:
     return set("".join(c if c.isalnum() or c == "_" else " " for c in text).split())
-
-
-EXPORTED: dict[str, Callable[[], tuple[Any, Any]]] = {}

@@ -62,7 +62,7 @@ class _Forecaster:
         """The provider of a node that is not quantized, and why it is not the target's own."""
         own, capabilities = self.target.provider.name, self.target.capabilities(node.op_type)
         listed = next((capability for capability in capabilities if capability.kind == "float"), None)
-        if listed is not None:
+        if listed is not None and (listed.provider is not None or self.target.floats.runs != "none"):
             provider = listed.provider or own
             return provider, None if provider == own else listed.source
         if self.target.floats.runs == "all" or own == _CPU or (kind == "moves data" and capabilities):

@@ -324,7 +324,7 @@ class _Search:
             # A Relu that the Q behind it cuts off needs that Q (and without it, ONNX Runtime's CPU kernels
             # fuse nothing at all, see docs/targets.md, traps); one that the kernel computes needs none.
             cut = name in self.absorbing and self.target.activations.absorption != "kernel"
-            required = self.integer[name].output == "required" or cut
+            required = self.integer[name].output == "required" or cut or self._would_merge(node)
             for output in self.outputs_of(node):
                 wanted = [reader for reader in self.readers(output) if required or reader in quantizes]
                 if required or wanted:
@@ -350,6 +350,17 @@ class _Search:
         nodes = {name: bits for name, bits in self.widths.items() if name in quantizes and bits != usual}
         held = {name: self._tensor_width(values[name], quantizes) for name in tensors} if nodes else {}
         return nodes, {name: bits for name, bits in held.items() if bits is not None and bits != usual}
+
+    def _would_merge(self, node: ir.Node) -> bool:
+        """A matrix product and the Add behind it, which ONNX Runtime makes a float Gemm of unless a Q parts them.
+
+        Where the Add is of a constant, ``shape_float`` has parted them already.
+        """
+        if self.target.graph.linear != "guarded-add" or node.op_type != "MatMul":
+            return False
+        output = node.outputs[0]
+        readers = [reader.op_type for reader, _ in output.uses()]
+        return readers == ["Add"] and output.shape is not None and len(output.shape) == 2
 
     def _owner(self, node: ir.Node, output: ir.Value, owner: Mapping[str, str]) -> str:
         if self.integer[str(node.name)].kind != "moves-data":

@@ -23,6 +23,7 @@ PLUMBING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _LABEL = re.compile(r"edgeq_(\d+)_")
 _INTEGER = re.compile(r"QLinear\w+|QGemm|QMoE|QAttention|\w*MatMulInteger\w*|ConvInteger|\w+NBits|\w+BlockQuantized")
 _ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"})
+_MOVERS = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 _GLUE = frozenset({"Reshape", "Transpose", "ReorderInput", "ReorderOutput"})
 _INDEX_OPS = frozenset({"Shape", "Size", "NonZero", "ArgMax", "ArgMin", "Equal", "Less", "Greater", "Not", "And", "Or"})
 
@@ -90,6 +91,8 @@ def read_kernels(model: ir.Model, optimized: Path) -> Kernels:
     for index, node in enumerate(nodes):
         if node.op_type not in PLUMBING and index not in folded:
             _adopt(index, node, index_of, owner)
+    for index in [i for i in owner if nodes[i].op_type in _MOVERS and _cannot_move(graph.node[owner[i]], i, nodes)]:
+        del owner[index]
     kinds, dequantizes = _kinds(graph)
     heads = _heads(nodes, graph, owner)
     found: dict[int, Kernel | None] = {}
@@ -142,6 +145,16 @@ def _adopt(index: int, node: ir.Node, index_of: dict[ir.Node, int], owner: dict[
     taken = next((number for number in order if number is not None), None)
     if taken is not None:
         owner[index] = taken
+
+
+def _cannot_move(run: onnx.NodeProto, index: int, nodes: list[ir.Node]) -> bool:
+    """Whether ``run`` is a plain kernel of another operator: what vanished beside it cancelled with another move."""
+    op = _plain(run.op_type)
+    return run.op_type not in _MOVERS and op != nodes[index].op_type and any(node.op_type == op for node in nodes)
+
+
+def _plain(op: str) -> str:
+    return re.sub(r"^(QLinear|Q)(?=[A-Z])", "", op)
 
 
 def _reach(node: ir.Node, index_of: dict[ir.Node, int], owner: dict[int, int], *, forward: bool) -> int | None:

@@ -103,6 +103,8 @@ def _dequantizer(value: ir.Value | None) -> ir.Node | None:
 
 def reads_beside(node: ir.Node) -> str | None:
     """Why the Q/DQ around ``node`` make no integer group: an input that is neither dequantized nor a parameter."""
+    if node.op_type == "Cast":
+        return "it converts floats"
     values = node.inputs[:1] if node.op_type in _PARAMETERS else node.inputs
     for value in values:
         if value is not None and value.dtype in (None, ir.DataType.FLOAT) and _dequantizer(value) is None:

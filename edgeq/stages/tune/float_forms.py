@@ -68,7 +68,8 @@ def _guard_bias(model: ir.Model, node: ir.Node, names: Names, *, to_gemm: bool) 
     """Keep ONNX Runtime's MatMulAddFusion from making a float Gemm of MatMul + bias.
 
     Rank 2: write the Gemm ourselves, which QGemm takes with its bias; or, where only weights are
-    integers, subtract the negated bias, as the fusion knows Add only. Higher ranks: give the bias the
+    integers, subtract the negated bias (or write Sum for what is no constant), as the fusion knows Add
+    only. Higher ranks: give the bias the
     rank of the output, ``[N]`` -> ``[1, 1, N]``; the fusion then leaves both nodes alone.
     """
     weight, output = constant_array(node.inputs[1]), node.outputs[0]
@@ -78,6 +79,10 @@ def _guard_bias(model: ir.Model, node: ir.Node, names: Names, *, to_gemm: bool) 
     add = uses[0][0]
     bias = next((value for value in add.inputs if value is not output), None)
     array = constant_array(bias)
+    if add.op_type == "Add" and add.graph is node.graph and array is None and len(output.shape) == 2 and not to_gemm:
+        total = ir.node("Sum", list(add.inputs), name=add.name)
+        _replace(model, [add], [total], add.outputs[0], total.outputs[0])
+        return
     if (
         add.op_type != "Add"
         or add.graph is not node.graph
