@@ -11,7 +11,7 @@ import msgspec
 
 from edgeq import __version__
 from edgeq.agreement import agreement
-from edgeq.bundle import Calibration, GraphEntry, Manifest
+from edgeq.bundle import Calibration, Context, GraphEntry, Manifest
 from edgeq.errors import ProviderError
 from edgeq.graph import save_model
 from edgeq.machine import describe_machine
@@ -34,11 +34,12 @@ from edgeq.runtime import check_available
 from edgeq.sandbox.place import Place
 from edgeq.stages.package import write_bundle, write_report
 from edgeq.stages.run.blame import layer_errors
-from edgeq.stages.run.latency import compare_latency
+from edgeq.stages.run.latency import Timing, compare_latency
 from edgeq.stages.run.memory import measure_memory
 from edgeq.stages.run.on_provider import Ran, Samples, check_findings, places_for, run_everywhere
 from edgeq.stages.run.placement import Placement, assigned_placement, read_placement
 from edgeq.stages.tune import opset_note
+from edgeq.stages.tune.context import compile_contexts
 from edgeq.target import Provider
 
 __all__ = ["publish"]
@@ -52,7 +53,7 @@ def publish(
     manifest = write_bundle(
         folder,
         model=attempt.model,
-        manifest=_manifest(job, attempt, second),
+        manifest=msgspec.structs.replace(_manifest(job, attempt, second), contexts=_contexts(job, folder, attempt)),
         fallback=other.model if other is not None else None,
         sample_inputs=attempt.evaluation.sample_inputs,
         reference_outputs=attempt.evaluation.reference_outputs,
@@ -64,6 +65,20 @@ def publish(
     report = _with_second(report, folder, attempt, second, places[1])
     write_report(folder, report, manifest)
     return report
+
+
+def _contexts(job: Job, folder: Path, attempt: Attempt) -> tuple[Context, ...]:
+    """The model compiled for the chips that the profile and the user name, in the bundle's ``contexts`` folder."""
+    chips = job.chips
+    if not chips:
+        return ()
+    job.progress.start(f"compiling for {', '.join(chips)}", None)
+    with tempfile.TemporaryDirectory(prefix="edgeq-") as scratch:
+        model = Path(scratch) / "model.onnx"
+        save_model(attempt.model, model)
+        made = compile_contexts(model, job.target, chips, folder / "contexts", attempt.evaluation.sample_inputs[0])
+    job.progress.finish()
+    return made
 
 
 def _manifest(job: Job, attempt: Attempt, second: Second | None) -> Manifest:
@@ -89,6 +104,8 @@ def _manifest(job: Job, attempt: Attempt, second: Second | None) -> Manifest:
         parity=job.source.parity,
         size=attempt.verdict.size,
         plan=tuple(plan_row(decision) for decision in attempt.plan),
+        forecast=tuple(attempt.plan.nodes.values()),
+        gates=job.profile_gates,
         provenance=dict(job.source.provenance),
         licences=job.source.licences,
         versions=library_versions(),
@@ -105,6 +122,8 @@ def _entry(job: Job, attempt: Attempt) -> GraphEntry:
         verification=job.target.verification,
         size=attempt.verdict.size,
         plan=tuple(plan_row(decision) for decision in attempt.plan),
+        forecast=tuple(attempt.plan.nodes.values()),
+        gates=job.profile_gates,
         sqnr_db={name: round(value, 3) for name, value in attempt.evaluation.sqnr_db.items()},
     )
 
@@ -221,7 +240,7 @@ def _costs(
         save_model(job.prepared.model, reference)
         job.progress.start("measuring latency and memory", None)
         if job.target.verification.latency_here:
-            latency = compare_latency(path, reference, inputs, provider=provider, seconds=job.seconds)
+            latency = compare_latency(path, reference, inputs, provider=provider, timing=Timing(seconds=job.seconds))
         # An emulator's memory says nothing of the chip's.
         if job.target.verification.accuracy == "provider":
             memory = measure_memory(path, inputs, provider=provider)
@@ -245,7 +264,8 @@ def _placement(
 
     The provider is not loaded into this process if it has just failed in one of its own.
     """
-    provider, gates, expected = job.target.provider, job.target.gates, attempt.plan.nodes
+    provider, expected = job.target.provider, attempt.plan.nodes
+    gates = strict(job.target.gates, job.gates)
     failed = next((one.check for one in ran if one.check.status in ("refused", "crashed")), None)
     told = next((one.assigned for one in ran if one.assigned is not None), None)
     why, remedy = (failed.text, failed.remedy) if failed is not None else ("", None)

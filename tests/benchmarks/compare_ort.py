@@ -29,7 +29,7 @@ from edgeq.recipe import ImagePreprocess, TextPreprocess
 from edgeq.runtime import open_session, session_options
 from edgeq.stages.run.accuracy import pool
 from edgeq.stages.run.labels import load_labels
-from edgeq.stages.run.latency import take_turns
+from edgeq.stages.run.latency import Timing, take_turns
 
 SAMPLES = 100
 PERCENTILE_MB = 8000
@@ -114,7 +114,7 @@ class Bench:
 
     def latency(self, inputs: Mapping[str, np.ndarray]) -> None:
         """All models in turn on one thread: the ratios to float of wall p50 and of the CPU time of each turn."""
-        with take_turns(self.models(), inputs, threads=1, seconds=self.options.seconds) as lanes:
+        with take_turns(self.models(), inputs, timing=Timing(seconds=self.options.seconds)) as lanes:
             wall = {name: float(np.median(lane.wall)) for name, lane in lanes.items()}
             cpu = {name: np.maximum(lane.cpu, 1e-6) for name, lane in lanes.items()}
         for name, row in self.rows.items():

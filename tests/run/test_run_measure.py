@@ -12,7 +12,7 @@ from edgeq import graph
 from edgeq.errors import ModelError
 from edgeq.machine import describe_machine
 from edgeq.stages.run.blame import layer_errors
-from edgeq.stages.run.latency import compare_latency, measure_latency
+from edgeq.stages.run.latency import Timing, compare_latency, take_turns
 from edgeq.stages.run.memory import measure_memory
 
 
@@ -24,9 +24,11 @@ def _product(build, size: int):
 def test_latency_is_ordered_and_interleaved(build, conv_relu):
     model = conv_relu()
     inputs = {"x": np.zeros((1, 3, 8, 8), np.float32)}
-    found = measure_latency({"a": model, "b": model}, inputs, warmup_s=0, min_runs=30, seconds=0)
-    assert found["a"].runs == found["b"].runs == 30
-    for latency in found.values():
+    with take_turns({"a": model, "b": model}, inputs, timing=Timing(warmup_s=0, min_runs=30, seconds=0)) as lanes:
+        assert [len(lane.wall) for lane in lanes.values()] == [30, 30]
+    found = compare_latency(model, model, inputs, timing=Timing(warmup_s=0, min_runs=30, seconds=0))
+    assert found.quantized.runs == found.float_model.runs == 30
+    for latency in (found.quantized, found.float_model):
         assert 0 < latency.min_ms <= latency.p50_ms <= latency.p90_ms <= latency.p99_ms
         assert latency.load_ms > 0
         assert latency.first_ms > 0
@@ -36,17 +38,17 @@ def test_latency_is_ordered_and_interleaved(build, conv_relu):
 def test_comparison_is_float_over_quantized(build, conv_relu):
     inputs = {"x": np.zeros((1, 3, 8, 8), np.float32)}
     model = conv_relu()
-    both = compare_latency(model, model, inputs, warmup_s=0, min_runs=20, seconds=0)
+    both = compare_latency(model, model, inputs, timing=Timing(warmup_s=0, min_runs=20, seconds=0))
     assert both.float_model is not None
     assert both.speedup == pytest.approx(both.float_model.p50_ms / both.quantized.p50_ms, abs=1e-2)
     assert both.cpu_speedup > 0
-    alone = compare_latency(model, None, inputs, warmup_s=0, min_runs=5, seconds=0)
+    alone = compare_latency(model, None, inputs, timing=Timing(warmup_s=0, min_runs=5, seconds=0))
     assert (alone.float_model, alone.speedup, alone.cpu_speedup) == (None, None, None)
 
 
 def test_wrong_inputs_are_one_clear_error(conv_relu):
     with pytest.raises(ModelError, match="fails while its latency is measured"):
-        measure_latency({"a": conv_relu()}, {"x": np.zeros((1, 2), np.float32)}, warmup_s=0, min_runs=1, seconds=0)
+        compare_latency(conv_relu(), None, {"x": np.zeros((1, 2), np.float32)})
 
 
 def test_memory_grows_by_the_weights(build, tmp_path):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from edgeq.target import Provider
 
-__all__ = ["Lane", "compare_latency", "measure_latency", "take_turns"]
+__all__ = ["Lane", "Timing", "compare_latency", "take_turns"]
 
 _WARMUP_RUNS = 3
 _MAX_RUNS = 5000
@@ -39,41 +39,19 @@ class Lane:
     cpu: list[float] = field(default_factory=list)
 
 
-def measure_latency(
-    models: Mapping[str, ir.Model | str | os.PathLike[str]],
-    inputs: Mapping[str, np.ndarray],
-    *,
-    provider: Provider | None = None,
-    threads: int = 1,
-    warmup_s: float = 0.3,
-    min_runs: int = 20,
-    seconds: float = 3.0,
-) -> dict[str, Latency]:
-    """Latency by name, one run of each model in turn: A B A B.
+@dataclass(frozen=True)
+class Timing:
+    """How long is measured.
 
-    Args:
-        models: Models with the same inputs.
-        inputs: One batch, by input name.
-        provider: Where they run (default: the CPU).
-        threads: Intra-op threads, 0 for all cores.
-        warmup_s: Each model runs at least this long, and at least three times, before anything counts.
-        min_runs: Runs per model that are made however long they take.
-        seconds: Measuring goes on until each model has run this long (or 5000 times).
-
-    Raises:
-        ModelError: a model does not load or run.
-        ProviderError: the provider is not available on this machine.
+    ``threads``: intra-op threads, 0 for all cores. ``warmup_s``: each model runs at least this long, and at
+    least three times, before anything counts. ``min_runs``: runs per model that are made however long they
+    take; measuring goes on until each model has run for ``seconds`` (or 5000 times).
     """
-    with take_turns(
-        models,
-        inputs,
-        provider=provider,
-        threads=threads,
-        warmup_s=warmup_s,
-        min_runs=min_runs,
-        seconds=seconds,
-    ) as lanes:
-        return {name: _summary(lane, threads) for name, lane in lanes.items()}
+
+    threads: int = 1
+    warmup_s: float = 0.3
+    min_runs: int = 20
+    seconds: float = 3.0
 
 
 def compare_latency(
@@ -82,26 +60,16 @@ def compare_latency(
     inputs: Mapping[str, np.ndarray],
     *,
     provider: Provider | None = None,
-    threads: int = 1,
-    warmup_s: float = 0.3,
-    min_runs: int = 20,
-    seconds: float = 3.0,
+    timing: Timing | None = None,
 ) -> LatencyComparison:
-    """Both models in turn; see ``measure_latency`` for the arguments and errors."""
+    """Both models in turn; see ``take_turns`` for the arguments and errors."""
+    timing = timing or Timing()
     models = {"quantized": quantized, **({"float": float_model} if float_model is not None else {})}
-    with take_turns(
-        models,
-        inputs,
-        provider=provider,
-        threads=threads,
-        warmup_s=warmup_s,
-        min_runs=min_runs,
-        seconds=seconds,
-    ) as lanes:
-        ours = _summary(lanes["quantized"], threads)
+    with take_turns(models, inputs, provider=provider, timing=timing) as lanes:
+        ours = _summary(lanes["quantized"], timing.threads)
         if float_model is None:
             return LatencyComparison(quantized=ours)
-        theirs = _summary(lanes["float"], threads)
+        theirs = _summary(lanes["float"], timing.threads)
         pairs = np.array(lanes["float"].cpu) / np.maximum(lanes["quantized"].cpu, 1e-6)
         return LatencyComparison(
             quantized=ours,
@@ -117,27 +85,36 @@ def take_turns(
     inputs: Mapping[str, np.ndarray],
     *,
     provider: Provider | None = None,
-    threads: int = 1,
-    warmup_s: float = 0.3,
-    min_runs: int = 20,
-    seconds: float = 3.0,
+    timing: Timing | None = None,
 ) -> Iterator[dict[str, Lane]]:
-    """Every single time by name, turn ``i`` of one model beside turn ``i`` of the others; see ``measure_latency``."""
+    """Every single time by name, one run of each model in turn: A B A B.
+
+    Args:
+        models: Models with the same inputs.
+        inputs: One batch, by input name.
+        provider: Where they run (default: the CPU).
+        timing: How long, and on how many threads.
+
+    Raises:
+        ModelError: a model does not load or run.
+        ProviderError: the provider is not available on this machine.
+    """
+    timing = timing or Timing()
     with ExitStack() as stack:
         lanes: dict[str, Lane] = {}
         for name, model in models.items():
             start = time.perf_counter()
-            options = session_options(threads=threads, config=provider.session if provider else None)
+            options = session_options(threads=timing.threads, config=provider.session if provider else None)
             session = stack.enter_context(open_session(model, options, provider))
             where = provider.name if provider else "CPUExecutionProvider"
             lanes[name] = Lane(session, where, (time.perf_counter() - start) * 1e3)
         for lane in lanes.values():
-            _warm_up(lane, inputs, warmup_s)
-        until = seconds * 1e3
-        while any(len(lane.wall) < min_runs or sum(lane.wall) < until for lane in lanes.values()):
+            _warm_up(lane, inputs, timing.warmup_s)
+        until = timing.seconds * 1e3
+        while any(len(lane.wall) < timing.min_runs or sum(lane.wall) < until for lane in lanes.values()):
             for lane in lanes.values():
                 _run(lane, inputs)
-            if len(next(iter(lanes.values())).wall) >= max(_MAX_RUNS, min_runs):
+            if len(next(iter(lanes.values())).wall) >= max(_MAX_RUNS, timing.min_runs):
                 break
         yield lanes
 

@@ -20,7 +20,7 @@ from edgeq.report import Contract, Report
 from edgeq.sandbox.place import Place
 from edgeq.stages.run.accuracy import metric_drop
 from edgeq.stages.run.judged import Judged, judge_graph
-from edgeq.stages.run.latency import compare_latency
+from edgeq.stages.run.latency import Timing, compare_latency
 from edgeq.stages.run.memory import measure_memory
 from edgeq.stages.run.on_provider import Samples, check_findings, places_for
 
@@ -106,7 +106,7 @@ def validate(
     here = main.provider is not None
     if latency and here:
         found = compare_latency(
-            bundle.model, reference, inputs[0], provider=main.provider, threads=threads, seconds=seconds
+            bundle.model, reference, inputs[0], provider=main.provider, timing=Timing(threads, seconds=seconds)
         )
         report = msgspec.structs.replace(report, latency=found)
     return _with_memory(report, bundle, reference, inputs[0], main.provider, threads) if memory and here else report
