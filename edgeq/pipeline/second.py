@@ -42,8 +42,8 @@ def second_graph(job: Job, limits: Limits) -> Second | None:
         return None
     findings = []
     if other.feeds[0] is None:
-        left_out = [scheme.name for scheme in other.schemes if scheme.activation_bits is not None]
-        other.schemes = tuple(scheme for scheme in other.schemes if scheme.activation_bits is None) or other.schemes
+        left_out = [scheme.name for scheme in other.schemes if scheme.calibrated]
+        other.schemes = tuple(scheme for scheme in other.schemes if not scheme.calibrated) or other.schemes
         if left_out:
             text = f"the fallback for {other.target.name} cannot be {' or '.join(left_out)} without calibration data"
             findings.append(Finding(severity="info", text=text, remedy="give --calibration data"))
