@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgeq.errors import ConfigError
+from edgeq.errors import ConfigError, ProviderError
 from edgeq.sandbox.protocol import Sandbox
 from edgeq.sandbox.registry import find_sandbox
 
@@ -22,6 +22,17 @@ class Place:
     def find(self) -> Sandbox:
         """The sandbox; raises ConfigError if there is none of that name."""
         return find_sandbox(self.sandbox)
+
+    def require(self) -> None:
+        """Raise ProviderError if it was asked for and cannot be used: before the work, not after it."""
+        sandbox = self.find()
+        if why := sandbox.missing():
+            raise ProviderError(
+                f"the package cannot be run on {self}: {why}",
+                remedy="leave out --on, or run this on a machine that can"
+                if sandbox.unusable()
+                else f"edgeq doctor --install-provider {self.sandbox}",
+            )
 
     def __str__(self) -> str:
         """What ``parse_place`` reads: ``NAME``, ``NAME:VALUE`` or ``NAME:key=value,key=value``."""

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from small_models import parse, quantized, samples, weights
 
+from edgeq import export, run
 from edgeq.bundle import Bundle, Manifest, read_bundle
-from edgeq.errors import ConfigError, ValidationError
+from edgeq.errors import ConfigError, ProviderError, ValidationError
 from edgeq.graph import save_model
 from edgeq.runtime import run_model
 from edgeq.sandbox import Outcome, Task, find_sandbox, registry
@@ -110,6 +111,18 @@ def test_a_place_reads_as_it_is_written() -> None:
 def test_a_place_that_is_not_there_is_an_error(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         parse_place(text)
+
+
+def test_a_place_that_was_asked_for_must_be_installed_before_the_work(tmp_path: Path, stub: Stub) -> None:
+    bundle(tmp_path / "b", verification())
+    stub.lacking = "it is not installed"
+    with pytest.raises(ProviderError, match=r"cannot be run on stub:old: it is not installed"):
+        run(tmp_path / "b", on=["stub:old"])
+    with pytest.raises(ProviderError, match=r"edgeq doctor --install-provider stub"):
+        export("no such file", target="linux-x64", on=["stub:old"], output=tmp_path / "out")
+    stub.useless = "it runs on Macs only"
+    with pytest.raises(ProviderError, match=r"on a machine that can"):
+        run(tmp_path / "b", on=["stub"])
 
 
 def test_a_place_concerns_the_graph_whose_profile_names_it() -> None:
