@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["LARGEST", "NO_BOUND", "HalfForm", "half_form", "half_scale", "lost", "to_half"]
+__all__ = ["LARGEST", "NO_BOUND", "HalfForm", "half_form", "half_scale", "lost", "to_float32", "to_half"]
 
 LARGEST = 65504.0
 """The largest float16."""
@@ -118,3 +118,34 @@ def _signature(op_type: str, opset: int) -> tuple[tuple[bool, ...], tuple[bool, 
         if not any(inputs) and any("tensor(float)" in kinds.get(p.type_str, {p.type_str}) for p in formal):
             return f"ONNX has no {op_type} in float16"
     return inputs or (False,), outputs
+
+
+def to_float32(model: ir.Model) -> bool:
+    """Widen every float16 tensor of ``model`` to float32, in place; False if there was none.
+
+    The same numbers in a type that every device has: a device without float16 can run the graph. Casts
+    between the two types stay where they are and do nothing.
+    """
+    widened = False
+    for graph in model.graphs():
+        values = [*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)]
+        for value in values:
+            if value.dtype == ir.DataType.FLOAT16 and isinstance(value.type, ir.TensorType):
+                value.type = ir.TensorType(ir.DataType.FLOAT)
+                widened = True
+            if value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT16:
+                value.const_value = _widen(value.const_value)
+                widened = True
+        for node in graph:
+            for name, attribute in list(node.attributes.items()):
+                if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype == ir.DataType.FLOAT16:
+                    node.attributes[name] = ir.AttrTensor(name, _widen(attribute.as_tensor()))
+                    widened = True
+            if node.op_type == "Cast" and node.attributes.get_int("to", 0) == ir.DataType.FLOAT16:
+                node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT))
+                widened = True
+    return widened
+
+
+def _widen(tensor: ir.TensorProtocol) -> ir.Tensor:
+    return ir.Tensor(tensor.numpy().astype(np.float32), name=tensor.name)

@@ -1,6 +1,7 @@
 """ONNX Runtime's WebGPU provider on SwiftShader, which computes a GPU's work on the processor.
 
-SwiftShader comes out of Debian's chromium-common and has no 16-bit floats. Mesa's lavapipe (22.3) is
+SwiftShader comes out of Debian's chromium-common and has no 16-bit floats: models that have some are
+widened to 32 bits. Mesa's lavapipe (22.3) is
 no choice: the provider's Dawn refuses it.
 """
 
@@ -16,6 +17,7 @@ from edgeq.progress import Progress
 from edgeq.sandbox.environments import fetch_debian
 from edgeq.sandbox.protocol import Outcome, Task
 from edgeq.sandbox.venvs import VenvSandbox
+from edgeq.sandbox.widened import say_widened, widen
 
 __all__ = ["WebGpuSandbox"]
 
@@ -46,7 +48,8 @@ class WebGpuSandbox(VenvSandbox):
     ) -> list[Outcome]:
         with tempfile.TemporaryDirectory(prefix="edgeq-profile-") as folder:
             asked = {**(arguments or {}), "profile": str(Path(folder) / "run")}
-            return super().run(tasks, arguments=asked, timeout_s=timeout_s)
+            widened = widen(tasks, Path(folder))
+            return say_widened(tasks, widened, super().run(widened, arguments=asked, timeout_s=timeout_s))
 
     def _add(self, folder: Path, progress: Progress) -> None:
         if not _SYSTEM.exists():

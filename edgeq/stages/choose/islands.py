@@ -67,7 +67,7 @@ def forecast_floats(nodes: Mapping[str, NodeForecast], islands: Mapping[str, str
     described = {}
     for name, node in nodes.items():
         kind = f"in float32: {islands[name]}" if name in islands else "in float16"
-        why = kind if node.why == "fp16 quantizes nothing" else f"{node.why}; {kind}"
+        why = "; ".join(part for part in (*node.why.split("; "), kind) if part != "fp16 quantizes nothing")
         described[name] = msgspec.structs.replace(node, why=why) if node.kind == "float" else node
     return described
 

@@ -114,7 +114,8 @@ def reads_beside(node: ir.Node) -> str | None:
 
 def reads_floats(node: ir.Node) -> bool:
     """Whether an input of ``node`` is a float tensor (one of unknown type counts as one)."""
-    return any(value is not None and value.dtype in (None, ir.DataType.FLOAT) for value in node.inputs)
+    floats = (None, ir.DataType.FLOAT, ir.DataType.FLOAT16)
+    return any(value is not None and value.dtype in floats for value in node.inputs)
 
 
 def quantizers_behind(node: ir.Node) -> list[ir.Node]:
