@@ -19,6 +19,7 @@ from edgeq.progress import Progress
 from edgeq.sandbox.environments import installed_folder, installing
 from edgeq.sandbox.process import Worker, python_command, run_tasks
 from edgeq.sandbox.protocol import Outcome, Task
+from edgeq.sandbox.widened import say_widened, widen
 
 __all__ = ["BrowserSandbox", "browser_sandboxes"]
 
@@ -120,11 +121,16 @@ class BrowserSandbox:
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             flags.append("--no-sandbox")  # Chromium's own sandbox does not start for root
         script = python_command(script="browser_worker.py")
-        with tempfile.TemporaryDirectory(prefix="edgeq-browser-", ignore_cleanup_errors=True) as profile:
+        with (
+            tempfile.TemporaryDirectory(prefix="edgeq-browser-", ignore_cleanup_errors=True) as profile,
+            tempfile.TemporaryDirectory(prefix="edgeq-model-") as work,
+        ):
             worker = Worker([*script, str(runtime), self.backend, profile, browser, *flags])
-            outcomes = run_tasks(worker, tasks, arguments={"threads": threads}, timeout_s=timeout_s)
+            # SwiftShader has no 16-bit floats; WebAssembly computes them as the CPU does.
+            taken = widen(tasks, Path(work)) if self.backend == "webgpu" else list(tasks)
+            found = run_tasks(worker, taken, arguments={"threads": threads}, timeout_s=timeout_s)
         version = f"{_PACKAGE.replace('@', ' ')} ({self.backend})"  # of those that crashed
-        return [replace(outcome, version=outcome.version or version) for outcome in outcomes]
+        return say_widened(tasks, taken, [replace(one, version=one.version or version) for one in found])
 
 
 def _runtime() -> Path | None:
