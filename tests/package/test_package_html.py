@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
-from edgeq.report import Contract, Finding, Metric, NodePlacement
+from edgeq.report import Contract, Finding, GraphReport, Metric, NodePlacement, ProviderCheck, Size
 from edgeq.stages.package import render_html
 from edgeq.stages.package.page import number
 
@@ -88,6 +88,58 @@ def test_nothing_is_loaded_from_anywhere(report, draft):
     assert not [value for name, value in page.attributes if name in ("src", "href", "action", "srcset")]
     assert not re.search(r"https?://|//[a-z]|@import|url\(", html)
     assert "default-src 'none'" in html
+
+
+def _with_provider(report, **more):
+    """A report of two graphs that were run on their providers; ``more`` are fields of the second's check."""
+    figure = Metric(name="SQNR on qnn", value=33.1, unit="dB", samples=4, source="4 samples on QNN")
+    ran = ProviderCheck(
+        place="qnn", provider="QNN", status="ran", version="onnxruntime-qnn 2.7", metrics=(figure,), text="took all 41"
+    )
+    absent = {
+        "place": "arm64:max",
+        "provider": "CPU",
+        "status": "absent",
+        "text": "not verified on arm64:max here",
+        "remedy": "edgeq doctor --install-provider arm64",
+    }
+    fallback = GraphReport(
+        target="android",
+        precision="w8",
+        provider="CPUExecutionProvider",
+        metrics=(Metric(name="cosine", value=0.98765, samples=4, source="4 samples"),),
+        primary="cosine",
+        size=Size(quantized_bytes=190, float_bytes=380),
+        kinds={"integer": 40, "float": 2},
+        checks=(ProviderCheck(**{**absent, **more}),),
+        findings=(Finding(severity="error", text="two nodes are slow"),),
+    )
+    return msgspec.structs.replace(report, checks=(ran,), fallback=fallback)
+
+
+def test_the_page_says_what_the_provider_said_and_shows_the_fallback(report, draft):
+    met = msgspec.structs.replace(_with_provider(report), contract=None, findings=())
+    page = _Tags(render_html(met, draft))
+    for text in (
+        "On the provider itself",
+        "qnn ran SQNR: 33.1 dB took all 41 onnxruntime-qnn 2.7",
+        "is the same model for android in w8",
+        "0.9877",
+        "arm64:max absent",
+        "What to do: edgeq doctor --install-provider arm64",
+        "190 B, 2.00 times smaller than the float model. Nodes: 40 integer, 2 float.",
+        "two nodes are slow",
+        "Has a problem to look at",
+    ):
+        assert text in page.words, text
+
+
+def test_what_a_provider_said_stays_text(report, draft):
+    hostile = _with_provider(report, place=HOSTILE, text=HOSTILE, remedy=HOSTILE, version=HOSTILE)
+    page = _Tags(render_html(hostile, draft))
+    assert page.tags.count("script") == 1
+    assert "img" not in page.tags
+    assert page.words.count("<script>alert(1)</script>") == 4
 
 
 HOSTILE = "</title><script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7*7 }}"
