@@ -124,7 +124,9 @@ class Activations(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Weights(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Integer types of weights by bits; always symmetric unless said otherwise.
 
-    ``reduce_range`` leaves one bit unused (8-bit weights in -64 .. 63), where products saturate.
+    ``reduce_range`` leaves one bit unused (8-bit weights in -64 .. 63), where products saturate;
+    ``pair_limit`` bounds the sum of two neighbours of one sign instead, where kernels add up pairs of
+    products in 16 bits (128 for uint8 by int8).
     ``form`` is how weight-only matrices are written: a DequantizeLinear in front of MatMul (``"qdq"``),
     or ONNX Runtime's MatMulNBits (``"matmulnbits"``) with ``accuracy_level`` (0: the provider's own,
     1: float32, 2: float16, 4: int8 activations). ``block_scale`` is how the scale of a block is stored:
@@ -135,6 +137,7 @@ class Weights(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     symmetric: bool = True
     scale: Literal["any", "power-of-two"] = "any"
     reduce_range: bool = False
+    pair_limit: int | None = None
     form: Literal["qdq", "matmulnbits"] = "qdq"
     accuracy_level: Literal[0, 1, 2, 4] = 0
     block_scale: Literal["float32", "uint4"] = "float32"

@@ -28,9 +28,10 @@ from edgeq.qtypes import (
     TensorStats,
 )
 from edgeq.stages.choose.bias import bias_decision, bias_name, corrected_bias
-from edgeq.stages.choose.dead_zones import live_range
+from edgeq.stages.choose.dead_zones import cut_by_clip, live_range
 from edgeq.stages.choose.forecast import forecast_nodes
 from edgeq.stages.choose.layout import Layout
+from edgeq.stages.choose.pairs import limit_pairs, multiplied_rows
 from edgeq.stages.choose.ranges import RANGE_METHODS
 from edgeq.stages.choose.roles import channel_axis, is_float, roles_of
 from edgeq.stages.choose.weights import weight_qparams
@@ -82,6 +83,10 @@ class _Planner:
     converted: dict[tuple[str, str], QParams] = field(default_factory=dict)
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     demoted: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def weight_only(self) -> bool:
+        return self.layout.scheme.weight_only
 
     @cached_property
     def by_name(self) -> dict[str, ir.Node]:
@@ -170,24 +175,12 @@ class _Planner:
         self.decisions.append(Decision(tensor, "activation", readers, rule, qparams))
 
     def _cut_by_absorbed_clip(self, tensor: str, qparams: QParams) -> QParams:
-        """Where the integers' ends do the work of a Clip on both sides of zero, they must not reach beyond it.
-
-        Rounding the zero point moves both ends by up to half a step; one that is outside keeps the Clip, and
-        with it the kernel before, in float (measured, ONNX Runtime 1.32: the Clip is dropped if the range of
-        the integers lies within its bounds).
-        """
+        """Where the integers' ends do the work of a Clip, they must not reach beyond it."""
+        rules = self.target.activations
         producer = self.values[tensor].producer() if tensor in self.values else None
         if producer is None or producer.op_type != "Clip" or str(producer.name) not in self.layout.absorbed:
             return qparams
-        if self.target.activations.absorption == "kernel" or self.target.activations.scale != "any":
-            return qparams
-        bounds = [constant_array(value) for value in (*producer.inputs[1:], None, None)[:2]]
-        zero, scale = int(qparams.zero_point), float(qparams.scale)
-        lowest, highest = qparams.spec.qmin - zero, qparams.spec.qmax - zero
-        for bound, end in zip(bounds, (lowest, highest), strict=True):
-            if bound is not None and end and 0 < float(bound) / end < scale * (1 - 1e-6):
-                scale = float(np.nextafter(np.float32(float(bound) / end), np.float32(0)))
-        return replace(qparams, scale=np.asarray(scale, np.float32)) if scale < float(qparams.scale) else qparams
+        return qparams if rules.absorption == "kernel" or rules.scale != "any" else cut_by_clip(producer, qparams)
 
     def _live_range(self, tensor: str) -> tuple[float, float]:
         """Where the readers of a tensor look; everywhere, if other tensors share its scale."""
@@ -294,21 +287,41 @@ class _Planner:
             why = "first or last layer" if bits in capability.weight_bits else f"no {bits}-bit kernel"
             bits, rule = 8, f"{rule}, 8 bits: {why}"
         spec = self._weight_spec(node, array, bits, capability)
-        qparams = self._storable(weight_qparams(array, spec, clip=self.range_method != "minmax"))
+        qparams, restored = self._weight_qparams(node, weight, array, spec)
+        if self._limited(spec) and multiplied_rows(node, array) is not None:
+            rule += ", so that no two products saturate"
         bias = node.inputs[roles.bias] if roles.bias is not None and len(node.inputs) > roles.bias else None
         data = self._read(node, node.inputs[0])
         if self.layout.scheme.weight_only or data is None or roles.bias is None:
             self.decisions.append(Decision(str(weight.name), "weight", (str(node.name),), rule, qparams))
             return
-        bias_array = self._bias_array(node, array, qparams, bias)
+        bias_array = self._bias_array(node, restored - array, bias)
         qparams, decision = bias_decision(node, bias, bias_array, data, qparams, self.target.bias.mode)
         self.decisions.append(Decision(str(weight.name), "weight", (str(node.name),), rule, qparams))
         if decision is not None:
             self.decisions.append(decision)
 
-    def _bias_array(
-        self, node: ir.Node, weight: np.ndarray, qparams: QParams, bias: ir.Value | None
-    ) -> np.ndarray | None:
+    def _limited(self, spec: TensorSpec) -> bool:
+        """Only sums of products of 8-bit integers saturate; in blocks, weights meet floats."""
+        return self.target.weights.pair_limit is not None and spec.dtype == IntType(8, True) and not self.weight_only
+
+    def _weight_qparams(
+        self, node: ir.Node, value: ir.Value, array: np.ndarray, spec: TensorSpec
+    ) -> tuple[QParams, np.ndarray]:
+        """How a weight is stored, and what its integers stand for, float32."""
+        clip, name, limit = self.range_method != "minmax", str(value.name), self.target.weights.pair_limit
+        if limit is not None and self._limited(spec):
+            found = limit_pairs(node, array, spec, limit, clip=clip)
+            held = self.weights.get(name)
+            if found is not None and (held is None or np.array_equal(held, found[1])):
+                self.weights[name] = found[1]
+                return found
+            if found is not None:  # another node multiplies the same weights in another order
+                spec = replace(spec, reduced=True)
+        qparams = self._storable(weight_qparams(array, spec, clip=clip))
+        return qparams, fake_quantize(self.weights.get(name, array), qparams)
+
+    def _bias_array(self, node: ir.Node, error: np.ndarray, bias: ir.Value | None) -> np.ndarray | None:
         array = constant_array(bias)
         # Data that moved, say through MaxPool, shares a scale with its owner, but not the channels' means.
         data = "" if node.inputs[0] is None else str(node.inputs[0].name)
@@ -317,7 +330,6 @@ class _Planner:
         mean = None if seen is None or seen.channel_axis != 1 else seen.channel_mean
         if not self.bias_correction or mean is None or (bias is not None and array is None):
             return array
-        error = fake_quantize(weight, qparams) - weight
         corrected = corrected_bias(node, error, mean, array)
         if corrected is None:
             return array
