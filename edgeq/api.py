@@ -31,6 +31,7 @@ def export(
     max_drop: float | None = None,
     min_sqnr: float | None = None,
     max_size: int | str | None = None,
+    gates: Sequence[str] = (),
     range_method: str = "mse",
     bias_correction: bool = True,
     smoothing: bool = True,
@@ -43,6 +44,7 @@ def export(
     measure: bool = True,
     fallback: bool = True,
     on: Sequence[str] = (),
+    contexts: Sequence[str] = (),
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     progress: Progress | None = None,
@@ -68,6 +70,8 @@ def export(
         max_drop: Most that may be lost, in percentage points of the primary metric.
         min_sqnr: Least signal-to-noise ratio of the outputs, in dB.
         max_size: Largest model file, in bytes or as text such as ``"5MB"``.
+        gates: What the package must not have: ``unfused``, ``fallback``, ``leftover`` or ``all`` (see
+            ``docs/accuracy.md``); ``GateError`` if it has.
         range_method: ``mse``, ``minmax``, ``average``, ``percentile`` or ``entropy``.
         bias_correction: Shift biases by the mean error of quantized weights.
         smoothing: Move outlier channels of activations into weights (SmoothQuant) where that is predicted to help.
@@ -81,6 +85,8 @@ def export(
         fallback: Put a second graph into the bundle where the target names one, such as the CPU beside an NPU.
         on: Where the package is run besides this process, such as ``"arm64:cortex-a53"``; what is quick and
             installed is used without being asked for. See ``docs/accuracy.md``.
+        contexts: Chips to compile for ahead of time, such as ``"SM8750"``; ``"SM8550,SM8750"`` makes one
+            file for both.
         trust_remote_code: Run Python code that a Hugging Face model brings along.
         allow_pickle: Load weights that exist only as pickles.
         progress: Told of every step.
@@ -95,6 +101,7 @@ def export(
         >>> result = edgeq.export("model.onnx", target="android", calibration="photos/", max_drop=0.5)
         >>> result.report.drop, result.report.size.ratio
     """
+    from edgeq.gates import parse_gates
     from edgeq.pipeline import Job
     from edgeq.pipeline import export as carry_out
     from edgeq.progress import Silent
@@ -114,7 +121,9 @@ def export(
         cache=None if cache is None else Path(cache),
         measure=measure,
         with_fallback=fallback,
+        gates=parse_gates(gates),
         places=tuple(parse_place(place) for place in on),
+        contexts=tuple(contexts),
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
         progress=progress or Silent(),
@@ -130,6 +139,7 @@ def run(
     threads: int = 1,
     tolerance_db: float = 3.0,
     on: Sequence[str] = (),
+    gates: Sequence[str] = (),
     report_folder: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -141,13 +151,16 @@ def run(
         threads: Threads of ONNX Runtime, 0 for all cores.
         tolerance_db: How far the SQNR of the bundle's samples may stay behind what the manifest says.
         on: Sandboxes to run it in as well, such as ``"arm64:cortex-a53"``.
+        gates: What no graph of it may have: ``unfused``, ``fallback``, ``leftover`` or ``all``.
         progress: Told of every step.
         report_folder: Write ``report.json`` and ``report.html`` here.
 
     Raises:
         ConfigError: not a bundle.
+        GateError: some nodes do not run as ``gates`` demand; it carries the report.
         ValidationError: a file was changed, the outputs are not what they were, or the provider refuses the model.
     """
+    from edgeq.gates import parse_gates
     from edgeq.pipeline import validate_bundle
 
     return validate_bundle(
@@ -158,4 +171,5 @@ def run(
         places=on,
         progress=progress,
         report_folder=report_folder,
+        gates=parse_gates(gates),
     )

@@ -14,15 +14,17 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from edgeq.errors import ConfigError, ValidationError
+from edgeq.qtypes import NodeForecast
 from edgeq.recipe import Preprocess
 from edgeq.report import PlanRow, Size, decode, encode
 from edgeq.source import Licence, Parity
-from edgeq.target import Provider, Verification
+from edgeq.target import Gates, Provider, Verification
 
 __all__ = [
     "MANIFEST_SCHEMA",
     "Bundle",
     "Calibration",
+    "Context",
     "FileEntry",
     "GraphEntry",
     "Manifest",
@@ -88,7 +90,30 @@ class GraphEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     verification: Verification | None = None
     size: Size | None = None
     plan: tuple[PlanRow, ...] = ()
+    forecast: tuple[NodeForecast, ...] = ()
+    gates: Gates = Gates()
     sqnr_db: dict[str, float] = {}
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model that was compiled ahead of time for some chips; it does what ``model.onnx`` does.
+
+    ``model`` is an ONNX file with EPContext nodes, ``data`` what they load, beside it. ``options`` are
+    those of the provider, ``compiler`` names package and version. ``nodes`` counts EPContext nodes,
+    ``others`` what runs beside them. ``sqnr_db`` is how close it came to ``model.onnx`` where both could
+    be run (see ``note`` for where not).
+    """
+
+    model: str
+    data: tuple[str, ...]
+    chips: tuple[str, ...]
+    architectures: tuple[str, ...]
+    options: dict[str, str]
+    compiler: str
+    nodes: int
+    others: int
+    sqnr_db: float | None = None
+    note: str | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,7 +122,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ``files`` (paths with forward slashes, relative to the bundle), ``inputs``, ``outputs``,
     ``samples`` and ``labels`` are filled in by ``edgeq.stages.package.write_bundle``. ``provider`` holds
     the execution provider and its options, and the session options the model was made for.
-    ``fallback`` is a second graph, for devices on which that provider is missing or fails.
+    ``forecast`` says how each node was expected to run, and ``gates`` how bad it is if some do not.
+    ``fallback`` is a second graph, for devices on which that provider is missing or fails;
+    ``contexts`` are compiled for single chips.
     """
 
     schema: int = MANIFEST_SCHEMA
@@ -108,12 +135,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     provider: Provider
     verification: Verification | None = None
     fallback: GraphEntry | None = None
+    contexts: tuple[Context, ...] = ()
     task: str | None = None
     preprocess: Preprocess | None = None
     calibration: Calibration | None = None
     parity: Parity | None = None
     size: Size | None = None
     plan: tuple[PlanRow, ...] = ()
+    forecast: tuple[NodeForecast, ...] = ()
+    gates: Gates = Gates()
     provenance: dict[str, str] = {}
     licences: tuple[Licence, ...] = ()
     versions: dict[str, str] = {}
@@ -135,6 +165,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             verification=self.verification,
             size=self.size,
             plan=self.plan,
+            forecast=self.forecast,
+            gates=self.gates,
             sqnr_db=self.samples.sqnr_db if self.samples else {},
         )
 
@@ -192,6 +224,7 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     named = {*(graph.model for graph in manifest.graphs), *([manifest.labels] if manifest.labels else [])}
     if manifest.samples:
         named |= {*manifest.samples.inputs.values(), *manifest.samples.outputs.values()}
+    named |= {name for context in manifest.contexts for name in (context.model, *context.data)}
     if missing := sorted(named - set(manifest.files)):
         raise ValidationError(
             f"the manifest names {', '.join(missing)}, but lists no checksum for it",

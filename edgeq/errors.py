@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgeq.report import Report
     from edgeq.request import Exported
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "ContractError",
     "EdgeqError",
     "ExportError",
+    "GateError",
     "ModelError",
     "OutputError",
     "ProviderError",
@@ -93,6 +95,20 @@ class ContractError(EdgeqError):
     exit_code = 7
 
     def __init__(self, what: str, where: str, remedy: str, exported: Exported) -> None:
+        self.exported = exported
+        super().__init__(what, where=where, remedy=remedy)
+
+
+class GateError(EdgeqError):
+    """A result was produced, but not as ``--gate`` demands: some nodes do not run as they should.
+
+    ``report`` is the whole report; ``exported`` the package, an ``edgeq.request.Exported``, where one was made.
+    """
+
+    exit_code = 9
+
+    def __init__(self, what: str, where: str, remedy: str, report: Report, exported: Exported | None = None) -> None:
+        self.report = report
         self.exported = exported
         super().__init__(what, where=where, remedy=remedy)
 

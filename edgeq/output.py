@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,8 +32,13 @@ def check_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> None
 
 
 @contextmanager
-def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(
+    path: str | os.PathLike[str], *, overwrite: bool = False, instead: Callable[[], Path | None] | None = None
+) -> Iterator[Path]:
     """A new folder to fill; it takes the name ``path`` only when the block ends without an error.
+
+    ``instead`` is asked then: where it returns another path beside it, the folder takes that name, and
+    replaces what is there.
 
     Raises:
         OutputError: ``path`` exists and ``overwrite`` is false, or it cannot be written.
@@ -48,7 +53,7 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
     try:
         yield work
         work.chmod(0o755)
-        _put_in_place(work, path)
+        _put_in_place(work, (instead() if instead is not None else None) or path)
     except OSError as error:
         raise OutputError(f"cannot write the output: {error.strerror or error}", where=str(path)) from None
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgeq.bundle import Bundle
 from edgeq.errors import CalibrationError, ConfigError
 from edgeq.qtypes import QuantPlan, Scheme
-from edgeq.report import Clause, Contract, Metric, NodePlacement, Report, Size
+from edgeq.report import Clause, Contract, Finding, Metric, NodePlacement, Report, Size
 from edgeq.target import TargetProfile
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __all__ = [
     "Exported",
     "Limits",
     "broken_contract",
+    "closed_gates",
     "library_versions",
     "output_sqnr_db",
     "parse_bytes",
@@ -132,6 +134,14 @@ def broken_contract(report: Report, path: Path) -> tuple[str, str, str]:
         what += f" (primary metric: {report.primary})"
     remedy = "look at the report for the layers that lose most; relax the limit, or give more calibration data"
     return what, f"the best result is in {path}", remedy
+
+
+def closed_gates(report: Report, found: Sequence[Finding], path: Path) -> tuple[str, str, str]:
+    """What, where and remedy of gates that a build was told to fail on."""
+    said = [f"{f.gate}: {f.text.rstrip('.')} ({', '.join(f.nodes[:5])}{', ...' * (len(f.nodes) > 5)})" for f in found]
+    what = f"{report.name} on {report.target} does not pass {len(found)} of its gates: {'; '.join(said)}"
+    remedies = dict.fromkeys(f.remedy for f in found if f.remedy)
+    return what, str(path), "; ".join(remedies) or "see the report"
 
 
 def shortfall(contract: Contract | None) -> float:

@@ -130,7 +130,7 @@ def test_export_says_what_it_made(folder: Path, model: Path, data: Path) -> None
     assert found.out.startswith("tiny for android in w8a8\n")
     assert "cosine" in found.out
     assert "primary; held-out part, 8 of 24 rows of arrays of 'data.npy'" in found.out
-    assert "nodes on CPUExecutionProvider: 4 integer, 2 fused, 1 moves data" in found.out
+    assert "nodes: 4 integer, 2 fused, 1 moves data; 100.0 % run as the profile predicts" in found.out
     assert "not run on a phone" in found.out
     assert found.out.endswith(f"bundle: {output}\nreport: {output / 'report.html'}\n")
     assert found.err.splitlines() == [

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeq import __version__
-from edgeq.cli.options import command, data_options, default_cache, places_option, print_json, source_options
+from edgeq.cli.options import (
+    command,
+    data_options,
+    default_cache,
+    gate_option,
+    places_option,
+    print_json,
+    source_options,
+)
 
 if TYPE_CHECKING:
     from edgeq.pipeline import Job
@@ -83,6 +91,14 @@ def _job(json_output: bool, options: dict[str, Any], **more: Any) -> Job:
 @click.option("--no-measure", is_flag=True, help="Leave out latency and memory.")
 @click.option("--no-fallback", is_flag=True, help="Leave out the second graph that some targets have.")
 @places_option
+@gate_option
+@click.option(
+    "--context",
+    "contexts",
+    multiple=True,
+    metavar="CHIP",
+    help="Also compile for a chip, such as SM8750, or for several in one file: SM8550,SM8750; repeatable.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def export_command(
     json_output: bool,
@@ -99,18 +115,21 @@ def export_command(
     no_measure: bool,
     no_fallback: bool,
     places: tuple[str, ...],
+    contexts: tuple[str, ...],
+    gates: tuple[str, ...],
     overwrite: bool,
     **options: Any,
 ) -> None:
     """Make a quantized, validated package of SOURCE for one target: the whole job.
 
-    Exit code 7 says that --max-drop, --min-sqnr or --max-size is not met; the best result is kept
-    beside the output then.
+    Exit code 7 says that --max-drop, --min-sqnr or --max-size is not met, 9 that --gate is not passed; the
+    best result is kept beside the output then.
 
     \b
     Example:
       edgeq export model.onnx --target android --calibration photos/ --max-drop 0.5
     """
+    from edgeq.gates import parse_gates
     from edgeq.pipeline import export
     from edgeq.request import Limits, parse_bytes
     from edgeq.sandbox.place import parse_place
@@ -127,7 +146,9 @@ def export_command(
         smoothing=not no_smoothing,
         measure=not no_measure,
         with_fallback=not no_fallback,
+        gates=parse_gates(gates),
         places=tuple(parse_place(place) for place in places),
+        contexts=contexts,
     )
     exported = export(job, output=output, limits=limits, overwrite=overwrite)
     if json_output:
@@ -250,6 +271,7 @@ def _stats_row(stats: Any) -> dict[str, Any]:
 @click.option("--tolerance", type=float, default=3.0, show_default=True, metavar="DB", help="Loss of SQNR allowed.")
 @click.option("--report", "folder", type=click.Path(path_type=Path), help="Write report.json and report.html here.")
 @places_option
+@gate_option
 def run_command(
     json_output: bool,
     bundle: Path,
@@ -258,11 +280,12 @@ def run_command(
     tolerance: float,
     folder: Path | None,
     places: tuple[str, ...],
+    gates: tuple[str, ...],
 ) -> None:
     """Validate BUNDLE on this machine: files, outputs, placement, latency and memory.
 
     Each graph of it also runs on its own provider, where that is installed and quick, and where --on says.
-    Exit code 6 says that a file was changed or that the outputs are not what they were.
+    Exit code 6 says that a file was changed or that the outputs are not what they were, 9 that --gate is not passed.
 
     \b
     Example:
@@ -277,6 +300,7 @@ def run_command(
         threads=threads,
         tolerance_db=tolerance,
         on=places,
+        gates=gates,
         report_folder=folder,
         progress=make_progress(quiet=json_output),
     )

@@ -16,7 +16,16 @@ import click
 from edgeq.errors import EdgeqError
 from edgeq.resources import cache_folder as default_cache
 
-__all__ = ["INTERRUPTED", "command", "data_options", "default_cache", "places_option", "print_json", "source_options"]
+__all__ = [
+    "INTERRUPTED",
+    "command",
+    "data_options",
+    "default_cache",
+    "gate_option",
+    "places_option",
+    "print_json",
+    "source_options",
+]
 
 Command = Callable[..., None]
 
@@ -130,6 +139,18 @@ def data_options(function: Command) -> Command:
         click.option("--no-cache", is_flag=True, help="Keep no statistics."),
     )
     return _apply(decorators, function)
+
+
+def gate_option(function: Command) -> Command:
+    """``--gate``, repeatable."""
+    option = click.option(
+        "--gate",
+        "gates",
+        multiple=True,
+        type=click.Choice(["unfused", "fallback", "leftover", "all"]),
+        help="Fail if nodes run like this; repeatable.",
+    )
+    return option(function)
 
 
 def _apply(decorators: tuple[Callable[[Any], Any], ...], function: Command) -> Command:

@@ -64,7 +64,8 @@ def show_report(report: Report, folder: Path | None) -> None:
     console.print(table)
     kinds = Counter(node.kind for node in report.placement)
     placed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    console.print(f"\nnodes: {placed or 'n/a'}")
+    agreed = "n/a" if report.agreement is None else f"{100 * report.agreement:.1f} % run as the profile predicts"
+    console.print(f"\nnodes: {placed or 'n/a'}; {agreed}" if placed else "\nnodes: n/a")
     if report.fallback is not None:
         _show_fallback(console, report.fallback)
     _show_findings(console, report.findings)

@@ -38,7 +38,8 @@ from edgeq.stages.export import load_source
 from edgeq.stages.insert import insert_qdq, verify_qdq
 from edgeq.stages.prep import Prepared, prepare
 from edgeq.stages.tune import finish, shape_float
-from edgeq.target import TargetProfile, load_target
+from edgeq.stages.tune.context import find_chips
+from edgeq.target import Gate, TargetProfile, load_target
 
 __all__ = ["Job"]
 
@@ -50,7 +51,8 @@ class Job:
     ``precision`` None tries the target's own precisions in order. ``fixed_dims`` fixes dynamic
     dimensions by name. ``cache`` is a folder where statistics are kept. ``measure`` False leaves
     out latency and memory, ``with_fallback`` False the second graph that some targets have. ``places``
-    are where the package is run besides this process.
+    are where the package is run besides this process. ``contexts`` names chips to compile for, besides
+    those of the target's profile. ``gates`` are those that the package must pass.
     """
 
     origin: Any
@@ -67,22 +69,35 @@ class Job:
     measure: bool = True
     with_fallback: bool = True
     places: tuple[Place, ...] = ()
+    contexts: tuple[str, ...] = ()
+    gates: frozenset[Gate] = frozenset()
     seconds: float = 3.0
     trust_remote_code: bool = False
     allow_pickle: bool = False
     progress: Progress = field(default_factory=Silent)
 
     def check(self) -> None:
-        """Raise what can be known to be wrong before the work starts: target, precision, data.
+        """Raise what can be known to be wrong before the work starts: target, precision, chips, data.
 
         Raises:
-            ConfigError: unknown target, precision or recipe.
+            ConfigError: unknown target, precision, chip or recipe.
             CalibrationError: data that is not there.
+            ProviderError: a place that is not installed.
         """
-        _ = self.schemes
+        _ = self.schemes, self._static  # the fallback's profile, too
+        for place in self.places:
+            place.require()
+        for chip in self.chips:
+            find_chips(chip, self.target)
         self.data.check()
         for data in (self.data.calibration, self.data.evaluation):
             check_data(data)
+
+    @property
+    def chips(self) -> tuple[str, ...]:
+        """The chips to compile for: the profile's and the user's, each once."""
+        own = self.target.compile.chips if self.target.compile is not None else ()
+        return tuple(dict.fromkeys((*own, *self.contexts)))
 
     # -- export and prep
 
@@ -99,7 +114,7 @@ class Job:
         name = self.target.fallback
         if name is None or not self.with_fallback:
             return None
-        other = replace(self, profile=name, precision=None, with_fallback=False)
+        other = replace(self, profile=name, precision=None, with_fallback=False, contexts=())
         for done in ("source", "prepared", "float_bytes", "feeds"):
             setattr(other, done, getattr(self, done))
         return other
@@ -256,7 +271,8 @@ def _check_worth(plan: QuantPlan) -> None:
     """Raise ModelError for a plan that quantizes nothing: its package would be the float model."""
     if plan.scheme.floating or any(decision.qparams is not None for decision in plan):
         return
-    reasons = Counter(node.why for node in plan.nodes.values() if node.kind == "float")
+    whys = [node.why for node in plan.nodes.values() if node.kind == "float"]
+    reasons = Counter(whys or [node.why for node in plan.nodes.values()])
     said = "; ".join(why for why, _ in reasons.most_common(3)) or "it holds no node that computes in floats"
     raise ModelError(
         f"nothing in this model can be quantized for {plan.target} in {plan.scheme.name}: {said}",

@@ -13,6 +13,7 @@ from edgeq import __version__
 from edgeq.agreement import agreement
 from edgeq.bundle import Calibration, Context, GraphEntry, Manifest
 from edgeq.errors import ProviderError
+from edgeq.gates import strict, unchecked
 from edgeq.graph import save_model
 from edgeq.machine import describe_machine
 from edgeq.pipeline.findings import choice_findings, data_findings, speed_findings
@@ -34,6 +35,7 @@ from edgeq.runtime import check_available
 from edgeq.sandbox.place import Place
 from edgeq.stages.package import write_bundle, write_report
 from edgeq.stages.run.blame import layer_errors
+from edgeq.stages.run.gates import gate_findings
 from edgeq.stages.run.latency import Timing, compare_latency
 from edgeq.stages.run.memory import measure_memory
 from edgeq.stages.run.on_provider import Ran, Samples, check_findings, places_for, run_everywhere
@@ -105,7 +107,7 @@ def _manifest(job: Job, attempt: Attempt, second: Second | None) -> Manifest:
         size=attempt.verdict.size,
         plan=tuple(plan_row(decision) for decision in attempt.plan),
         forecast=tuple(attempt.plan.nodes.values()),
-        gates=job.profile_gates,
+        gates=job.target.gates,
         provenance=dict(job.source.provenance),
         licences=job.source.licences,
         versions=library_versions(),
@@ -123,7 +125,7 @@ def _entry(job: Job, attempt: Attempt) -> GraphEntry:
         size=attempt.verdict.size,
         plan=tuple(plan_row(decision) for decision in attempt.plan),
         forecast=tuple(attempt.plan.nodes.values()),
-        gates=job.profile_gates,
+        gates=job.target.gates,
         sqnr_db={name: round(value, 3) for name, value in attempt.evaluation.sqnr_db.items()},
     )
 
@@ -278,5 +280,7 @@ def _placement(
     if told is not None:
         return assigned_placement(path, provider, told, expected=expected, gates=gates), None, []
     text = f"{provider.name} is not available here, so the placement is what the profile promises: {why}"
-    planned = Placement(planned_placement(attempt.shaped, attempt.plan), ())
-    return planned, None, [Finding(severity="warning", text=text, remedy=remedy)]
+    nodes = planned_placement(attempt.shaped, attempt.plan)
+    planned = Placement(nodes, tuple(gate_findings(nodes, provider.name, expected, {}, gates)))
+    warning = Finding(severity="warning", text=text, remedy=remedy)
+    return planned, None, [warning, *unchecked(job.gates, nodes)]

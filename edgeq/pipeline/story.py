@@ -7,18 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeq.bundle import read_bundle
-from edgeq.errors import ContractError
+from edgeq.errors import ContractError, GateError
+from edgeq.gates import failing
 from edgeq.output import atomic_folder, check_free
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.judge import best_attempt
 from edgeq.pipeline.publish import publish
 from edgeq.pipeline.second import second_graph
 from edgeq.progress import Progress
-from edgeq.report import Report
-from edgeq.request import Exported, Limits, broken_contract
+from edgeq.report import Finding, Report
+from edgeq.request import Exported, Limits, broken_contract, closed_gates
 from edgeq.sandbox.place import parse_place
 from edgeq.stages.package import write_report
 from edgeq.stages.run.validate import validate
+from edgeq.target import Gate
 
 __all__ = ["export", "validate_bundle"]
 
@@ -28,24 +30,30 @@ def export(job: Job, *, output: str | os.PathLike[str] | None, limits: Limits, o
 
     Raises:
         ContractError: none met them; the best is left in ``<output>.not-met``.
+        GateError: it does not pass one of the job's gates; it is left there, too.
         OutputError: ``output`` exists or cannot be written.
     """
     job.check()
     path = Path(output) if output is not None else Path(f"{job.source.name}-{job.target.name}")
     check_free(path, overwrite=overwrite)
     not_met = path.with_name(f"{path.name}.not-met")
-    if limits != Limits():
+    if limits != Limits() or job.gates:
         check_free(not_met, overwrite=True)
     best, rejected = best_attempt(job, limits)
     second = second_graph(job, limits)
     met = best.verdict.met and (second is None or second.met)
     if not met:
         path, overwrite = not_met, True
-    with atomic_folder(path, overwrite=overwrite) as folder:
+    closed: tuple[Finding, ...] = ()
+    with atomic_folder(path, overwrite=overwrite, instead=lambda: not_met if closed else None) as folder:
         report = publish(job, folder, best, rejected, second)
+        closed = failing(report, job.gates)
+    path = not_met if closed else path
     exported = Exported(read_bundle(path), report)
     if not met:
         raise ContractError(*broken_contract(report, path), exported)
+    if closed:
+        raise GateError(*closed_gates(report, closed, path), report, exported)
     return exported
 
 
@@ -58,8 +66,16 @@ def validate_bundle(
     places: Sequence[str] = (),
     progress: Progress | None = None,
     report_folder: str | os.PathLike[str] | None,
+    gates: frozenset[Gate] = frozenset(),
 ) -> Report:
-    """Run a bundle on this machine; see ``edgeq.run``."""
+    """Run a bundle on this machine; see ``edgeq.run``.
+
+    Raises:
+        GateError: a graph of it does not pass one of ``gates``; the report is written before.
+    """
+    where = [parse_place(place) for place in places]
+    for place in where:
+        place.require()
     bundle = read_bundle(path)
     verification = bundle.manifest.verification
     report = validate(
@@ -69,10 +85,13 @@ def validate_bundle(
         tolerance_db=tolerance_db,
         latency=verification is None or verification.latency_here,
         memory=verification is None or verification.accuracy == "provider",
-        places=[parse_place(place) for place in places],
+        gates=gates,
+        places=where,
         progress=progress,
     )
     if report_folder is not None:
         Path(report_folder).mkdir(parents=True, exist_ok=True)
         write_report(Path(report_folder), report, bundle.manifest)
+    if closed := failing(report, gates):
+        raise GateError(*closed_gates(report, closed, bundle.path), report)
     return report

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from edgeq.agreement import disagreeing
 from edgeq.bundle import Manifest
 from edgeq.report import (
     LIMIT_DB,
@@ -48,6 +49,8 @@ def report_page(report: Report, manifest: Manifest) -> dict[str, Any]:
         "worst": _worst(report.blame),
         "depth": _depth_plot(report.blame),
         "kinds": kinds,
+        "agreement": _agreement(report, manifest.provider.name),
+        "differs": {place.node for place in disagreeing(report.placement)},
         "shares": _shares(list(kinds.values())),
         "skips": _skips(report.plan),
         "findings": _sorted(report.findings),
@@ -304,6 +307,14 @@ def _kind(node: NodePlacement, placement: Sequence[NodePlacement], provider: str
     if node.kind == "fused":
         return "removed"
     return "fallback" if node.provider != provider else node.kind
+
+
+def _agreement(report: Report, provider: str) -> str:
+    """Who told where the nodes run, and how many run as predicted."""
+    if report.agreement is None:
+        told = any(place.runs_as != "not run here" for place in report.placement)
+        return f"as {provider} itself reported" if told else f"as the profile predicts; {provider} did not run here"
+    return f"as {provider} itself reported, {100 * report.agreement:.1f} % of them as the profile predicts"
 
 
 def _shares(kinds: Sequence[str]) -> list[dict[str, Any]]:

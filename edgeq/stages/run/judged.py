@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgeq.bundle import GraphEntry
 from edgeq.errors import ProviderError
+from edgeq.gates import strict, unchecked
 from edgeq.progress import Progress
 from edgeq.report import Clause, GraphReport, Metric, ProviderCheck
 from edgeq.runtime import Optimization, check_available
@@ -17,7 +18,7 @@ from edgeq.stages.run.accuracy import metric_drop, predictor
 from edgeq.stages.run.closeness import Closeness, closeness_metrics, compare_outputs
 from edgeq.stages.run.on_provider import Ran, Samples, check_findings, run_everywhere
 from edgeq.stages.run.placement import Placement, assigned_placement, read_placement
-from edgeq.target import Provider
+from edgeq.target import Gate, Provider
 
 __all__ = ["Judged", "judge_graph"]
 
@@ -64,6 +65,7 @@ def judge_graph(
     tolerance_db: float,
     threads: int,
     progress: Progress | None,
+    gates: frozenset[Gate] = frozenset(),
 ) -> Judged:
     """Run one graph with the kernels that its recorded figures were made with, then on its provider.
 
@@ -98,7 +100,7 @@ def judge_graph(
         tuple(clauses),
         frozenset(strict),
         tuple(one.check for one in ran),
-        _placement(model, entry, provider, ran, threads),
+        _placement(model, entry, provider, ran, threads, gates),
         tuple(notes),
     )
 
@@ -129,12 +131,18 @@ def _clauses(entry: GraphEntry, found: Mapping[str, Closeness], where: str, tole
 
 
 def _placement(
-    model: Path, entry: GraphEntry, provider: Provider | None, ran: Sequence[Ran], threads: int
+    model: Path,
+    entry: GraphEntry,
+    provider: Provider | None,
+    ran: Sequence[Ran],
+    threads: int,
+    asked: frozenset[Gate],
 ) -> Placement:
     """From the provider in this process, else from its sandbox; another provider's placement would say nothing."""
+    expected, gates = {node.node: node for node in entry.forecast}, strict(entry.gates, asked)
     told = next((one.assigned for one in ran if one.assigned is not None), None)
     if provider is not None and not any(one.check.status in ("refused", "crashed") for one in ran):
-        return read_placement(model, provider, threads=threads)
+        return read_placement(model, provider, expected=expected, gates=gates, threads=threads)
     if told is not None:
-        return assigned_placement(model, entry.provider, told)
-    return Placement((), ())
+        return assigned_placement(model, entry.provider, told, expected=expected, gates=gates)
+    return Placement((), tuple(unchecked(asked, ())))

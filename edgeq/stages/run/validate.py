@@ -27,7 +27,7 @@ from edgeq.stages.run.on_provider import Samples, check_findings, places_for
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgeq.target import Provider
+    from edgeq.target import Gate, Provider
 
 __all__ = ["load_samples", "validate"]
 
@@ -41,6 +41,7 @@ def validate(
     latency: bool = True,
     memory: bool = True,
     seconds: float = 3.0,
+    gates: frozenset[Gate] = frozenset(),
     places: Sequence[Place] = (),
     progress: Progress | None = None,
 ) -> Report:
@@ -60,6 +61,7 @@ def validate(
         latency: Measure latency, too: it says something only on machines of the target's kind.
         memory: Measure memory, too: an emulator's says nothing of the chip's.
         seconds: How long each model runs while its latency is measured.
+        gates: What counts as an error, whatever the target's profile makes of it.
         places: Sandboxes to run it in, whether they are quick or not.
         progress: Told of every step.
 
@@ -75,7 +77,7 @@ def validate(
     fed = Samples(inputs, outputs, task=manifest.task, text=text)
     spread = places_for([entry.verification for entry in manifest.graphs], places)
     graphs = [
-        judge_graph(bundle.path / entry.model, entry, fed, asked, tolerance_db, threads, progress)
+        judge_graph(bundle.path / entry.model, entry, fed, asked, tolerance_db, threads, progress, gates)
         for entry, asked in zip(manifest.graphs, spread, strict=True)
     ]
     for judged in graphs:
