@@ -61,6 +61,30 @@ def test_types_follow_the_target() -> None:
     assert qparams(quantized(two_convs(), "android"), "x").spec.dtype.name == "int8"
 
 
+def test_signed_and_unsigned_plans_are_the_same_numbers() -> None:
+    """x86 wants uint8, Arm int8: the same scales, every zero point lower by 128, and the same outputs bit for bit."""
+    model = parse(
+        f"""g (float[1,3,8,8] x) => (float y) {{
+            a = {CONV}(x, w, b) r = Relu(a) c = {CONV}(r, w2) d = Add(c, r) s = Sigmoid(d) e = Mul(s, k)
+            y = {CONV}(e, w2) }}""",
+        w=weights(8, 3, 3, 3),
+        w2=weights(8, 8, 3, 3),
+        b=weights(8),
+        k=weights(8, 1, 1),
+    )
+    unsigned, signed = quantized(model, "linux-x64"), quantized(model, "android")
+    assert len(unsigned.plan.decisions) == len(signed.plan.decisions) > 8
+    for u, s in zip(unsigned.plan, signed.plan, strict=True):
+        assert u.qparams is not None
+        assert s.qparams is not None
+        assert (u.tensor, u.rule) == (s.tensor, s.rule)
+        assert np.array_equal(u.qparams.scale, s.qparams.scale)
+        lower = 0 if u.qparams.spec.dtype.signed else 128
+        assert np.array_equal(u.qparams.zero_point.astype(int) - lower, s.qparams.zero_point.astype(int))
+    for sample in unsigned.feed:
+        assert np.array_equal(unsigned.run(sample)["y"], signed.run(sample)["y"])
+
+
 def test_after_relu_no_level_is_wasted_on_negative_numbers() -> None:
     for target, zero in (("linux-x64", 0), ("android", -128)):
         assert int(qparams(quantized(two_convs(), target), "b").zero_point) == zero
