@@ -22,6 +22,7 @@ __all__ = [
     "Activations",
     "Bias",
     "Capability",
+    "Chip",
     "Compile",
     "Fixed",
     "Floats",
@@ -224,11 +225,25 @@ class Gates(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     leftover: Severity = "info"
 
 
+class Chip(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One chip: its name, its ``value`` for the provider's option, and the variant of the target that it has."""
+
+    name: str
+    value: str
+    variant: str
+
+
 class Compile(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is compiled ahead of time into the bundle: ``context`` makes one EPContext model per chip."""
+    """What is compiled ahead of time into the bundle: ``context`` makes one EPContext model per chip.
+
+    ``chips`` are compiled for in every export, besides those that the user names. ``option`` is the
+    provider's option that chooses the chip, ``known`` are the chips that may be named.
+    """
 
     kind: Literal["context"]
     chips: tuple[str, ...] = ()
+    option: str
+    known: tuple[Chip, ...]
     source: str
 
 
