@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 STARTED := $(shell date +%s)
 ELAPSED = @echo "make $@: $$(( $$(date +%s) - $(STARTED) )) s"
 
-.PHONY: help demo test test-all lint types format docs picture bench clean
+.PHONY: help demo test test-all lint types format docs compatibility picture bench clean
 
 help:
 	@echo "make demo      package a bundled model for an Android phone, validate it, and say where the report is"
@@ -73,6 +73,13 @@ format: $(VENV)/.all
 
 docs: $(VENV)/.all
 	$(BIN)/python docs/generate_cli.py
+	$(BIN)/python docs/generate_compatibility.py
+
+# Every capability of every target on what runs it here; exit code 5 (something does not hold) still writes the page.
+compatibility: $(VENV)/.all
+	$(BIN)/edgeq targets check $(or $(TARGETS),--all) --record docs/compatibility.json || test $$? -eq 5
+	$(BIN)/python docs/generate_compatibility.py
+	$(ELAPSED)
 
 picture: demo
 	$(CHROMIUM) --headless --hide-scrollbars --window-size=1100,1500 --screenshot=docs/images/report.png \

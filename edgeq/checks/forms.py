@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import onnx_ir as ir
@@ -36,7 +37,10 @@ class Form:
 
 _POSITIVE = {"x": (0.3, 2.0)}
 _BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Pow"})
-_REDUCE = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceProd", "ReduceLogSumExp")
+_REDUCE = (
+    *("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"),
+    *("ReduceProd", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
+)
 _COMPARE = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 _SPANS: dict[str, dict[str, tuple[float, float]]] = {
     **dict.fromkeys(("Sqrt", "Log", "Reciprocal", "Pow"), _POSITIVE),
@@ -45,6 +49,7 @@ _SPANS: dict[str, dict[str, tuple[float, float]]] = {
     "Div": {"z": (0.5, 2.0)},
     "Mod": {"z": (0.5, 2.0)},
     "ReduceProd": {"x": (0.9, 1.1)},
+    "ReduceLogSum": _POSITIVE,
     "Exp": {"x": (-3.0, 2.0)},
 }
 
@@ -149,6 +154,8 @@ _TEXTS: dict[str, dict[str, str]] = {
     "Cast": {"": f"({IMAGE} x) => (int32[1,8,12,12] y) {{ y = Cast<to=6>(x) }}"},
     "LSTM": {"": "(float[6,1,32] x) => (float[6,1,1,16] y) { y = LSTM<hidden_size=16>(x, lstm_w, lstm_r, lstm_b) }"},
     "GRU": {"": "(float[6,1,32] x) => (float[6,1,1,16] y) { y = GRU<hidden_size=16>(x, gru_w, gru_r, gru_b) }"},
+    "Shape": {"": f"({IMAGE} x) => (int64[4] y) {{ y = Shape(x) }}"},
+    "Range": {"": "(float[4] x) => (float[4] y) { r = Range(zero_f, four, one_f) y = Add(r, x) }"},
     "Trilu": {"": f"({ROWS} x) => ({ROWS} y) {{ y = Trilu<upper=0>(x) }}"},
     "GridSample": {"": f"({IMAGE} x) => (float[1,8,6,6] y) {{ y = GridSample(x, grid) }}"},
     **{
@@ -192,6 +199,7 @@ def _noise(*shape: int, scale: float = 0.2) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
 
 
+@lru_cache
 def _constants() -> dict[str, np.ndarray]:
     return {
         "conv": _noise(16, 8, 3, 3),
@@ -237,7 +245,8 @@ def _constants() -> dict[str, np.ndarray]:
             name: np.array(value, np.float32)
             for name, value in {
                 "two": 2, "five": 5.657, "low": -1, "high": 1.5, "zero_f": 0, "six_f": 6, "one_f": 1,
-                "half": 0.5, "root2": 1.4142135, "root8": 2.8284271, "never": -3.4e38, "double": [1, 1, 2, 2],
+                "half": 0.5, "four": 4,
+                "root2": 1.4142135, "root8": 2.8284271, "never": -3.4e38, "double": [1, 1, 2, 2],
             }.items()
         },
         **{
@@ -281,6 +290,7 @@ def forms_of(op: str, opset: int, *, operand: bool = False, table: bool = False,
     return [Form(op, f"({IMAGE} x) => ({IMAGE} y) {{ y = {op}(x) }}", "", spans)]
 
 
+@lru_cache
 def opset_for(op: str, opset: int) -> int:
     """``opset``, or the first one that has ``op``."""
     import onnx

@@ -39,8 +39,8 @@ class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of all tables."""
 
 
-class Result(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One case: ``op`` in ``type`` and ``form``.
+class Result(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One case: ``op`` in ``type`` and ``form``; in JSON a list of these fields, without defaults at its end.
 
     ``db`` is the SQNR of the provider's outputs against the arithmetic of the ONNX specification,
     ``float_db`` against the float model. ``reason`` is why it does not hold (the provider's own words
@@ -50,10 +50,10 @@ class Result(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     op: str
     type: str
     form: str = ""
-    verdict: Verdict = "holds"
-    proof: Proof = "numbers"
     db: float | None = None
     float_db: float | None = None
+    verdict: Verdict = "holds"
+    proof: Proof = "numbers"
     reason: str | None = None
 
     @property
@@ -161,11 +161,19 @@ def save_record(path: str | os.PathLike[str], record: Record) -> None:
 def _target_text(name: str, target: TargetRecord) -> str:
     capabilities = []
     for capability in target.capabilities:
-        results = ",\n".join(f"   {_json(result)}" for result in capability.results)
+        results = ",\n".join(f"   {_result_text(result)}" for result in capability.results)
         head = msgspec.structs.replace(capability, results=())
         capabilities.append(f"  {_open_list(head, 'results')}\n{results}]}}")
     whole = msgspec.structs.replace(target, capabilities=())
     return f" {_json(name)}: {_open_list(whole, 'capabilities')}\n" + ",\n".join(capabilities) + "]}"
+
+
+def _result_text(result: Result) -> str:
+    values = list(msgspec.structs.astuple(result))
+    defaults = [field.default for field in msgspec.structs.fields(Result)]
+    while values and values[-1] == defaults[len(values) - 1]:
+        values.pop()
+    return _json(values)
 
 
 def _open_list(head: msgspec.Struct, key: str) -> str:

@@ -55,6 +55,8 @@ def _operand(view: View) -> Found:
         second = view.dequantized(node, 1) if node.op_type in ("MatMul", "Gemm", "Conv", "ConvTranspose") else None
         if second is None or second.stored is not None or not view.is_integer(node):
             continue
+        if any(c.passive for c in view.allowed(node)):
+            continue
         capabilities = [c for c in view.allowed(node) if c.kind == "compute"]
         if capabilities and all(c.constant_weight for c in capabilities):
             yield str(node.name), "both operands are activations, and its weight must be a constant"
@@ -70,7 +72,7 @@ def _output(view: View) -> Found:
             continue
         # Between floats, elementwise kernels are left float on purpose, unless the target avoids floats.
         light = all(c.kind != "compute" for c in view.allowed(node)) and not view.profile.floats.avoid
-        if light or any(c.output == "optional" for c in view.allowed(node)):
+        if light or any(c.output == "optional" or c.passive for c in view.allowed(node)):
             continue
         for output in node.outputs:
             if output.dtype is not None and output.dtype not in _FLOATS:

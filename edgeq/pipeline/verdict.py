@@ -31,8 +31,10 @@ off by 3e-3 to 1e-2, which is 40 to 50 dB.
 """
 
 LEAST_FLOAT_DB = 35.0
-"""Least SQNR of an operator in floats: 11 bits of a float16 are ``6.02 * 11`` = 66 dB per rounding. Accelerators
-compute float32 in float16, too, and approximate (the HTP: Softmax 58 dB, Softplus 41, LSTM 38); worse is worse than 8 bits.
+"""Least SQNR of an operator in floats: 11 bits of a float16 are ``6.02 * 11`` = 66 dB per rounding.
+
+Accelerators compute float32 in float16, too, and approximate functions (the HTP: Softmax 58 dB, Softplus 41,
+LSTM 38); less than this is worse than 8 bits.
 """
 
 _BLOCK_DB = 5.0

@@ -1,0 +1,103 @@
+"""A profile that promises too much is caught by the real provider; one that does not is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from edgeq.checks.record import Result
+from edgeq.pipeline.check import check_target
+from edgeq.sandbox import find_sandbox
+from edgeq.target import Capability, TargetProfile, load_target
+
+needs_qnn = pytest.mark.skipif(
+    find_sandbox("qnn").missing() is not None, reason=f"the HTP emulator: {find_sandbox('qnn').missing()}"
+)
+
+
+def promising(name: str, types: dict[str, str] | None = None, **keys: Any) -> TargetProfile:
+    """A profile with this one capability only."""
+    profile = load_target(name)
+    capability = Capability(**{"kind": "elementwise", "activation_bits": (8,), "source": "a test", **keys})
+    weights = msgspec.structs.replace(profile.weights, types={**profile.weights.types, **(types or {})})
+    return msgspec.structs.replace(profile, capability=(capability,), weights=weights)
+
+
+def checked(profile: TargetProfile, *ops: str) -> list[Result]:
+    return [result for result in check_target(profile, ops=ops).results if result.op in ops]
+
+
+def test_the_cpu_runs_what_its_profile_says_of_conv() -> None:
+    results = checked(load_target("linux-x64"), "Conv")
+    assert len(results) > 5
+    assert {(result.verdict, result.proof) for result in results} == {("holds", "numbers")}
+
+
+def test_a_kernel_that_the_cpu_lacks_is_caught() -> None:
+    (result,) = checked(promising("linux-x64", ops=("Tanh",)), "Tanh")
+    assert result.verdict == "does not hold"
+    assert result.reason == "Tanh runs in float, as Tanh"
+
+
+def test_sixteen_bits_are_caught_on_the_cpu() -> None:
+    profile = promising("linux-x64", ops=("Conv",), kind="compute", activation_bits=(16,), weight_bits=(8,))
+    wide = msgspec.structs.replace(profile.activations, types={"16": "uint16"})
+    results = checked(msgspec.structs.replace(profile, activations=wide), "Conv")
+    assert {result.verdict for result in results} == {"does not hold"}
+    assert {str(result.reason) for result in results} == {"Conv runs in float, as Conv"}
+
+
+def test_a_type_that_the_profile_lacks_is_no_crash() -> None:
+    profile = promising("linux-x64", ops=("Conv",), kind="compute", activation_bits=(16,), weight_bits=(8,))
+    results = checked(profile, "Conv")
+    assert {result.verdict for result in results} == {"does not hold"}
+    assert "linux-x64 has no 16-bit activations" in str(results[0].reason)
+
+
+def test_a_target_without_a_sandbox_is_checked_by_its_rules() -> None:
+    profile = load_target("linux-x64")
+    nowhere = msgspec.structs.replace(
+        profile, verification=msgspec.structs.replace(profile.verification, sandbox=None), precisions=("w8a8",)
+    )
+    results = check_target(nowhere, ops=("Conv", "MatMul")).results
+    assert {(result.verdict, result.proof) for result in results} == {("rules only", "rules")}
+
+
+def test_a_sandbox_that_is_not_installed_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox = find_sandbox("cpu")
+    monkeypatch.setattr(type(sandbox), "missing", lambda self: "it is not there")
+    results = check_target(load_target("linux-x64"), ops=("Conv",)).results
+    assert {(result.verdict, result.reason) for result in results} == {("not verified", "cpu: it is not there")}
+
+
+@pytest.mark.slow
+@needs_qnn
+def test_the_emulator_runs_what_its_profile_says_of_softmax() -> None:
+    results = checked(load_target("android-npu"), "Softmax")
+    assert results
+    assert {result.verdict for result in results} == {"holds"}
+
+
+@needs_qnn
+def test_an_operator_that_the_emulator_refuses_is_caught() -> None:
+    (result,) = checked(promising("android-npu", ops=("Erf",)), "Erf")
+    assert result.verdict == "does not hold"
+    assert "Erf" in str(result.reason)
+    assert "not supported by QNN" in str(result.reason)
+
+
+@needs_qnn
+def test_a_type_that_the_emulator_takes_and_computes_wrong_is_caught() -> None:
+    keys: dict[str, Any] = {"ops": ("MatMul",), "kind": "compute", "weight_bits": (2,)}
+    results = checked(promising("android-npu", {"2": "int2"}, **keys), "MatMul")
+    assert {result.verdict for result in results} == {"does not hold"}
+
+
+@pytest.mark.slow
+@needs_qnn
+def test_weights_that_the_emulator_refuses_are_caught() -> None:
+    keys: dict[str, Any] = {"ops": ("Conv",), "kind": "compute", "weight_bits": (4,)}
+    results = checked(promising("android-npu", {"4": "uint4"}, **keys), "Conv")
+    assert "does not hold" in {result.verdict for result in results}
