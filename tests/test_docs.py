@@ -123,7 +123,7 @@ def keys(struct: type[msgspec.Struct], prefix: str = "") -> list[tuple[str, Any]
     for field in msgspec.structs.fields(struct):
         inner = [t for t in (field.type, *getattr(field.type, "__args__", ())) if _is_table(t)]
         if inner:
-            found += keys(inner[0], f"{field.name}.")
+            found += keys(inner[0], f"{prefix}{field.name}.")
         elif not (struct is Recipe and field.name in DERIVED):
             default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
             found.append((prefix + field.name, default))
