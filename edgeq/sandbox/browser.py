@@ -80,7 +80,7 @@ class BrowserSandbox:
     backend: Literal["wasm", "webgpu"]
     licence: str = "MIT (onnxruntime-web); the browser is the machine's own"
     gives: Literal["numbers", "build"] = "numbers"
-    size_mb: int = 29
+    size_mb: int = 33
     quick: bool = False
     option: str | None = "threads"
 

@@ -45,6 +45,7 @@ def fetch_packages(
     Raises:
         ProviderError: apt is not there, has no Debian mirror, or cannot download; with apt's words.
     """
+    folder = folder.absolute()  # apt takes what is relative to be in its own
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="edgeq-apt-") as work:
         configuration = _configure(Path(work), _mirror(), suite, architecture, folder)
