@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 _LAZY: dict[str, str] = {
     "ContractError": "edgeq.errors",
     "EdgeqError": "edgeq.errors",
+    "GateError": "edgeq.errors",
     "export": "edgeq.api",
     "load_recipe": "edgeq.recipe",
     "load_target": "edgeq.target",
@@ -30,13 +31,14 @@ _LAZY: dict[str, str] = {
 if TYPE_CHECKING:
     from edgeq.api import export, run
     from edgeq.bundle import read_bundle
-    from edgeq.errors import ContractError, EdgeqError
+    from edgeq.errors import ContractError, EdgeqError, GateError
     from edgeq.recipe import load_recipe
     from edgeq.target import load_target, target_names
 
 __all__ = [
     "ContractError",
     "EdgeqError",
+    "GateError",
     "__version__",
     "export",
     "load_recipe",

@@ -22,6 +22,7 @@ def test_the_public_names() -> None:
     assert edgeq.__all__ == [
         "ContractError",
         "EdgeqError",
+        "GateError",
         "__version__",
         "export",
         "load_recipe",

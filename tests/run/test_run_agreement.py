@@ -106,7 +106,7 @@ SLICE = {
         "comparisons",
         "dynamic-tokens",
     ),
-    "android-npu": ("conv-relu6-residual", "attention-mask", "gelu-by-erf", "conv-lstm", "comparisons"),
+    "android-npu": ("conv-relu6-residual", "attention-mask", "conv-lstm", "comparisons"),
 }
 
 
