@@ -175,11 +175,13 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ``weight_types``: by bits of the activations, the type of the weight where it is not the target's
     usual one, e.g. ``{"8" = "uint8", "16" = "uint16"}``; for ``moves-data`` that of a constant table.
     ``blocks``: sizes of weight blocks that it takes; empty: any for ``weight-only``, else none.
+    ``columns``: the output channels of such a weight must be a multiple of it.
     ``operand_types``: by bits, the type to which an activation in the weight's place is converted in
     front of the operator, e.g. ``{"16" = "int16"}`` for MatMul of two activations; signed types are
     symmetric.
     ``apart``: widths at which an input that other nodes read, too, is requantized for the operator, a
     shade wider: it keeps a provider from merging both into a kernel that is wrong.
+    ``through_sigmoid``: widths at which Tanh is written as ``2 sigmoid(2 x) - 1``, its own kernel being wrong.
     """
 
     ops: tuple[str, ...]
@@ -192,7 +194,9 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
     weight_types: dict[str, str] = {}
     operand_types: dict[str, str] = {}
     blocks: tuple[int, ...] = ()
+    columns: int = 1
     apart: tuple[int, ...] = ()
+    through_sigmoid: tuple[int, ...] = ()
     float32_only: bool = False
     only: tuple[str, ...] = ()
     provider: str | None = None

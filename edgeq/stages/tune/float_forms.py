@@ -8,6 +8,7 @@ import onnx_ir as ir
 from edgeq.graph import Names, constant_array, set_initializer
 from edgeq.qtypes import Scheme
 from edgeq.stages.tune.opset import lower_opset
+from edgeq.stages.tune.through_sigmoid import write_through_sigmoid
 from edgeq.target import TargetProfile
 
 __all__ = ["FINITE_MASK", "shape_float"]
@@ -36,6 +37,7 @@ def shape_float(model: ir.Model, target: TargetProfile, scheme: Scheme) -> ir.Mo
             _guard_bias(model, node, names, to_gemm=not scheme.weight_only)
     if target.graph.masks == "finite":
         _make_masks_finite(model)
+    write_through_sigmoid(model, target, scheme, names)
     return lower_opset(model, target, scheme)
 
 
