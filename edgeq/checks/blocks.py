@@ -116,6 +116,7 @@ BLOCKS: tuple[Block, ...] = (
         f"({_ROWS} x) => (float[1,16,16] y) "
         "{ a = MatMul(x, columns) b = MatMul(x, columns2) s = Sigmoid(a) t = Tanh(b) y = Mul(s, t) }",
     ),
+    Block("MatMul + Tanh", f"({_ROWS} x) => (float[1,16,16] y) {{ m = MatMul(x, columns) y = Tanh(m) }}"),
     Block(
         "MatMul + Softmax",
         f"({_ROWS} x) => (float[1,16,16] y) {{ m = MatMul(x, columns) y = Softmax<axis=-1>(m) }}",

@@ -115,7 +115,9 @@ def _case(
     """The case of one form; the profile promises nothing but ``capability``, and that wherever it stands."""
     # Between integer neighbours or alone: what stands around an operator is not in question here.
     floats = msgspec.structs.replace(profile.floats, avoid=True)
-    alone = msgspec.structs.replace(profile, capability=(capability,), floats=floats)
+    # What Tanh is written with must be there, too.
+    helpers = [c for op in ("Mul", "Sub", "Sigmoid") if capability.through_sigmoid for c in profile.capabilities(op)]
+    alone = msgspec.structs.replace(profile, capability=(capability, *helpers), floats=floats)
     runs = capability.provider or profile.provider.name
     named = ", ".join(part for part in (form.name, how) if part)
     return Case(form.op, capability.kind, type_, named, form.text, scheme, alone, form.spans, runs)
@@ -195,7 +197,7 @@ def _table(profile: TargetProfile, capability: Capability, op: str) -> Iterator[
 
 def _weight_only(profile: TargetProfile, capability: Capability, op: str) -> Iterator[Case]:
     """Blocks of every size that it takes, at rank 3 and 2, with odd sizes."""
-    forms = forms_of(op, profile.graph.opset)
+    forms = [f for f in forms_of(op, profile.graph.opset) if capability.columns == 1 or f.name != "odd sizes"]
     for width in capability.weight_bits:
         for size in capability.blocks or _WEIGHT_ONLY_BLOCKS:
             scheme = Scheme(width, None, size)

@@ -102,7 +102,9 @@ def fingerprint(profile: TargetProfile, capability: Capability | None = None) ->
     parts = {
         "cases": CASES_VERSION,
         "capability": [msgspec.to_builtins(c) for c in capabilities],
-        **{key: whole[key] for key in ("provider", "graph", "floats", "activations", "weights", "bias", "absorbs")},
+        **{key: whole[key] for key in ("graph", "floats", "activations", "weights", "bias", "absorbs")},
+        # What runs it here is the sandbox, not the package that the app brings.
+        "provider": {key: whole["provider"][key] for key in ("name", "options", "session")},
         "fixed": whole["fixed"],
         "sandbox": [profile.verification.sandbox, dict(profile.verification.arguments)],
         "precisions": [] if capability else list(profile.precisions),

@@ -39,27 +39,43 @@ _CHUNK = 24
 def check_targets(
     profiles: Sequence[TargetProfile], *, ops: Sequence[str] = (), record: Path | None = None, progress: Progress
 ) -> list[TargetRecord]:
-    """Check each profile; with ``record``, a file, each result is kept as soon as it is there."""
+    """Check each profile; with ``record``, a file, each result is kept as soon as it is there.
+
+    Targets of one provider in one sandbox share results: what has the same fingerprint is run once.
+    """
     kept = Record() if record is None else load_record(record)
     if kept.cases != CASES_VERSION:
         kept = Record()
-    found = []
+    found: list[TargetRecord] = []
     for profile in profiles:
-        found.append(check_target(profile, ops=ops, progress=progress))
+        found.append(check_target(profile, ops=ops, progress=progress, before=found))
         if record is not None:
             kept = msgspec.structs.replace(kept, targets={**kept.targets, profile.name: found[-1]})
             save_record(record, kept)
     return found
 
 
-def check_target(profile: TargetProfile, *, ops: Sequence[str] = (), progress: Progress | None = None) -> TargetRecord:
+def check_target(
+    profile: TargetProfile,
+    *,
+    ops: Sequence[str] = (),
+    progress: Progress | None = None,
+    before: Sequence[TargetRecord] = (),
+) -> TargetRecord:
     """Check every promise of ``profile`` (with ``ops``: of these operators only, no blocks).
 
-    Nothing raises: what goes wrong with a case is its result.
+    Nothing raises: what goes wrong with a case is its result. ``before`` are records of the same
+    ``ops`` made a moment ago, whose results count where the fingerprint is the same.
     """
     progress = progress or Silent()
     groups = _groups(profile, frozenset(ops))
-    cases = [case for _, _, group in groups for case in group]
+    made = {c.fingerprint: (c, record) for record in before for c in record.capabilities}
+    reused = {
+        print_: made[print_] for capability, _, _ in groups if (print_ := fingerprint(profile, capability)) in made
+    }
+    cases = [
+        case for capability, _, group in groups if fingerprint(profile, capability) not in reused for case in group
+    ]
     sandbox = None if profile.verification.sandbox is None else find_sandbox(profile.verification.sandbox)
     missing = None if sandbox is None else sandbox.missing()
     progress.start(f"check {profile.name}", len(cases))
@@ -75,6 +91,7 @@ def check_target(profile: TargetProfile, *, ops: Sequence[str] = (), progress: P
             results, version = _in_sandbox(cases, sandbox, profile, progress)
     finally:
         progress.finish()
+    version = max([version, *(record.version for _, record in reused.values())], key=len)
     taken = iter(results)
     return TargetRecord(
         target=profile.name,
@@ -84,12 +101,13 @@ def check_target(profile: TargetProfile, *, ops: Sequence[str] = (), progress: P
         checked=dt.datetime.now(dt.UTC).date().isoformat(),
         capabilities=tuple(
             CapabilityRecord(
-                fingerprint=fingerprint(profile, capability),
+                fingerprint=print_,
                 kind="block" if capability is None else capability.kind,
                 ops=named,
-                results=tuple(next(taken) for _ in group),
+                results=reused[print_][0].results if print_ in reused else tuple(next(taken) for _ in group),
             )
             for capability, named, group in groups
+            for print_ in (fingerprint(profile, capability),)
         ),
     )
 
@@ -168,12 +186,15 @@ def _run_chunk(
         session = {k: v for k, v in profile.provider.session.items() if k != "session.disable_cpu_ep_fallback"}
         provider = msgspec.structs.replace(profile.provider, session=session)
         tasks.append(Task(path, provider, item.feeds, reads))
-    outcomes = iter(sandbox.run(tasks, arguments=profile.verification.arguments) if tasks else ())
-    judged = []
-    for item, task in zip(emitted, tasks, strict=True):
-        outcome = next(outcomes)
-        version(outcome.version)
-        judged.append(judge(item, task, outcome))
+    judged: list[Result] = []
+    try:
+        outcomes = sandbox.run(tasks, arguments=profile.verification.arguments) if tasks else []
+        for item, task, outcome in zip(emitted, tasks, outcomes, strict=True):
+            version(outcome.version)
+            judged.append(judge(item, task, outcome))
+    except EdgeqError as error:  # the sandbox itself, not a model
+        why = f"{sandbox.name}: {error.what}"
+        judged = [verdict_of(item.case, verdict="not verified", proof="none", reason=why) for item in emitted]
     progress.advance(len(made))
     taken = iter(judged)
     return [next(taken) if isinstance(item, Emitted) else item for item in made]

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from edgeq.checks.record import Result
+from edgeq.errors import ProviderError
 from edgeq.pipeline.check import check_target
 from edgeq.sandbox import find_sandbox
 from edgeq.target import Capability, TargetProfile, load_target
@@ -101,3 +102,23 @@ def test_weights_that_the_emulator_refuses_are_caught() -> None:
     keys: dict[str, Any] = {"ops": ("Conv",), "kind": "compute", "weight_bits": (4,)}
     results = checked(promising("android-npu", {"4": "uint4"}, **keys), "Conv")
     assert "does not hold" in {result.verdict for result in results}
+
+
+def test_what_two_targets_share_is_run_once() -> None:
+    profile = load_target("linux-x64")
+    first = check_target(profile, ops=("Softmax",))
+    marked = msgspec.structs.replace(first.capabilities[0].results[0], reason="seen before")
+    capability = msgspec.structs.replace(first.capabilities[0], results=(marked,))
+    before = msgspec.structs.replace(first, capabilities=(capability,))
+    assert check_target(profile, ops=("Softmax",), before=[before]).results == (marked,)
+    other = msgspec.structs.replace(profile, absorbs=())
+    assert check_target(other, ops=("Softmax",), before=[before]).results != (marked,)
+
+
+def test_a_sandbox_that_does_not_start_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ProviderError("its process does not start")
+
+    monkeypatch.setattr(type(find_sandbox("cpu")), "run", broken)
+    results = check_target(load_target("linux-x64"), ops=("Conv",)).results
+    assert {(r.verdict, r.reason) for r in results} == {("not verified", "cpu: its process does not start")}
