@@ -115,12 +115,12 @@ def test_tasks_that_fail_cost_only_themselves(tmp_path: Path) -> None:
         Task(tmp_path / "forever.onnx", WEB, (endless,)),
         Task(tmp_path / "data.onnx", WEB, (feed,)),
     ]
-    wrong, broken, stuck, ran = find_sandbox("browser-wasm").run(tasks, timeout_s=8)
+    wrong, broken, stuck, ran = find_sandbox("browser-wasm").run(tasks, timeout_s=20)
     assert (wrong.status, broken.status, stuck.status, ran.status) == ("refused", "refused", "crashed", "ran"), (
         ran.reason
     )
     assert "Invalid rank" in str(wrong.reason)
-    assert "no answer within 8 s" in str(stuck.reason)
+    assert "no answer within 20 s" in str(stuck.reason)
     np.testing.assert_allclose(ran.outputs[0]["y"], run_model(net(), feed)["y"], atol=1e-5)
 
 
