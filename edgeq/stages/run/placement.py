@@ -221,6 +221,8 @@ def _taken(node: ir.Node, provider: str, planned: NodeForecast | None) -> NodePl
         if why is not None:
             return place(kind="float", why=planned.why if left and planned is not None else why)
         return place(kind="moves data" if planned is not None and planned.kind == "moves data" else "integer")
+    if node.domain == "com.microsoft" and planned is not None and planned.kind == "integer":
+        return place(kind="integer")  # it reads its stored weights itself, as MatMulNBits does
     if not reads_floats(node):
         return place(kind="moves data", why="works on integers already")
     absorber = _absorber(node)
