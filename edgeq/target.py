@@ -181,6 +181,7 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
     symmetric.
     ``apart``: widths at which an input that other nodes read, too, is requantized for the operator, a
     shade wider: it keeps a provider from merging both into a kernel that is wrong.
+    ``absorbs``: its kernel takes over the Relu or Clip behind it (see ``TargetProfile.absorbs``).
     ``through_sigmoid``: widths at which Tanh is written as ``2 sigmoid(2 x) - 1``, its own kernel being wrong.
     """
 
@@ -196,6 +197,7 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
     blocks: tuple[int, ...] = ()
     columns: int = 1
     apart: tuple[int, ...] = ()
+    absorbs: bool = True
     through_sigmoid: tuple[int, ...] = ()
     float32_only: bool = False
     only: tuple[str, ...] = ()

@@ -102,6 +102,9 @@ BLOCKED = "(float[1,16,256] x) => (float[1,16,48] y) { y = MatMul(x, wide) }"
 MORE: dict[str, str] = {
     "SiLU": f"({IMAGE} x) => (float[1,16,12,12] y) "
     "{ c = Conv<pads=[1,1,1,1]>(x, conv, bias16) s = Sigmoid(c) y = Mul(c, s) }",
+    "MatMul and Tanh": f"({ROWS} x) => (float[1,16,16] y) {{ m = MatMul(x, columns) y = Tanh(m) }}",
+    "Concat and Relu": f"({IMAGE} x) => (float[1,16,12,12] y) "
+    "{ h = HardSwish(x) c = Concat<axis=1>(x, h) y = Relu(c) }",
     "squeeze and excite": f"({IMAGE} x) => ({IMAGE} y) "
     "{ g = GlobalAveragePool(x) c = Conv(g, point, bias8) s = HardSigmoid(c) y = Mul(x, s) }",
     "conv net": "(float[1,8,12,12] x) => (float[1,16] y) "

@@ -180,6 +180,8 @@ class _Search:
                 return refusal
         if scheme.weight_only and (weight.shape is None or len(weight.shape) != 2):
             return "only matrices are stored in blocks"
+        if scheme.weight_only and not _divides(weight, capability.columns):
+            return f"its output channels are no multiple of {capability.columns}"
         if scheme.weight_only and capability.blocks and scheme.block not in capability.blocks:
             return f"{self.target.name} has no kernel for {node.op_type} with blocks of {scheme.block}"
         if scheme.weight_bits not in capability.weight_bits and 8 not in capability.weight_bits:
@@ -203,7 +205,7 @@ class _Search:
             if producer is None or value.is_graph_output() or len(value.uses()) != 1:
                 continue
             capability = self.integer.get(str(producer.name))
-            if capability is None or capability.kind not in ("compute", "elementwise"):
+            if capability is None or capability.kind not in ("compute", "elementwise") or not capability.absorbs:
                 continue
             self.absorbed[str(node.name)] = str(producer.name)
             self.absorbing[str(producer.name)] = node
@@ -374,6 +376,12 @@ class _Search:
         name = str(node.inputs[position].name)  # type: ignore[union-attr]
         self.constants.add(name)
         return name
+
+
+def _divides(weight: ir.Value, columns: int) -> bool:
+    """Whether a matrix ``[K, N]`` has a number of columns that ``columns`` divides."""
+    count = None if weight.shape is None else weight.shape[-1]
+    return columns == 1 or (isinstance(count, int) and count % columns == 0)
 
 
 def _bias_refusal(node: ir.Node, position: int) -> str | None:
