@@ -95,27 +95,40 @@ class Record(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
 def fingerprint(profile: TargetProfile, capability: Capability | None = None) -> str:
     """16 hex digits over all that decides how models of ``capability`` look and run (None: blocks, of all of it).
 
-    Words for people (``source``, ``summary``, ``note``) are left out: they change no result.
+    Words for people (``source``, ``summary``, ``note``) are left out, as they change no result; so are keys
+    that have their default, so that a new key changes nothing for those who do not use it.
     """
-    whole = msgspec.to_builtins(profile)
-    capabilities = [c for c in profile.capability if capability is None or c == capability]
     parts = {
         "cases": CASES_VERSION,
-        "capability": [msgspec.to_builtins(c) for c in capabilities],
-        **{key: whole[key] for key in ("graph", "floats", "activations", "weights", "bias", "absorbs")},
-        # What runs it here is the sandbox, not the package that the app brings.
-        "provider": {key: whole["provider"][key] for key in ("name", "options", "session")},
-        "fixed": whole["fixed"],
-        "sandbox": [profile.verification.sandbox, dict(profile.verification.arguments)],
-        "precisions": [] if capability else list(profile.precisions),
+        "capability": [_content(c) for c in profile.capability if capability is None or c == capability],
+        "provider": {key: getattr(profile.provider, key) for key in _PROVIDER},
+        **{key: _content(getattr(profile, key)) for key in _TABLES},
+        "absorbs": profile.absorbs,
+        "fixed": [_content(one) for one in profile.fixed],
+        "sandbox": [profile.verification.sandbox, profile.verification.arguments],
+        "precisions": [] if capability else profile.precisions,
     }
-    return hashlib.sha256(msgspec.json.encode(_without_sources(parts), order="deterministic")).hexdigest()[:16]
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:16]
 
 
-def _without_sources(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _without_sources(item) for key, item in value.items() if key not in ("source", "only")}
-    return [_without_sources(item) for item in value] if isinstance(value, (list, tuple)) else value
+_PROVIDER = ("name", "options", "session")
+"""What runs it here is the sandbox, not the package that the app brings."""
+
+_TABLES = ("graph", "floats", "activations", "weights", "bias")
+_WORDS = frozenset({"source", "only"})
+
+
+def _content(table: msgspec.Struct) -> dict[str, object]:
+    """The keys of a table that say something other than their default."""
+    return {
+        field.name: value
+        for field in msgspec.structs.fields(table)
+        if field.name not in _WORDS and (value := getattr(table, field.name)) != _default(field)
+    }
+
+
+def _default(field: msgspec.structs.FieldInfo) -> object:
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
 
 def summary(results: Iterable[Result]) -> str:

@@ -367,6 +367,7 @@ def show_command(json_output: bool, name: str) -> None:
     "--model", type=click.Path(path_type=Path), help="Check this quantized model or bundle by the rules of NAME."
 )
 @click.option("--record", type=click.Path(path_type=Path), help="Keep the results in this JSON file.")
+@click.option("--changed", is_flag=True, help="With --record: run only what has changed since it was recorded.")
 def check_command(
     json_output: bool,
     names: tuple[str, ...],
@@ -374,6 +375,7 @@ def check_command(
     ops: tuple[str, ...],
     model: Path | None,
     record: Path | None,
+    changed: bool,
 ) -> None:
     """Prove what targets promise: run a small model for each promise on the real provider.
 
@@ -400,7 +402,8 @@ def check_command(
             show_violations(profiles[0].name, violations)
         bad = any(violation.severity == "error" for violation in violations)
     else:
-        records = check_targets(profiles, ops=ops, record=record, progress=make_progress(quiet=json_output))
+        progress = make_progress(quiet=json_output)
+        records = check_targets(profiles, ops=ops, record=record, changed=changed, progress=progress)
         if json_output:
             print_json(records)
         else:

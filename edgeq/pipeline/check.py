@@ -37,9 +37,16 @@ _CHUNK = 24
 
 
 def check_targets(
-    profiles: Sequence[TargetProfile], *, ops: Sequence[str] = (), record: Path | None = None, progress: Progress
+    profiles: Sequence[TargetProfile],
+    *,
+    ops: Sequence[str] = (),
+    record: Path | None = None,
+    changed: bool = False,
+    progress: Progress,
 ) -> list[TargetRecord]:
     """Check each profile; with ``record``, a file, each result is kept as soon as it is there.
+
+    With ``changed`` only what has another fingerprint than in the record is run, and what was not verified.
 
     Targets of one provider in one sandbox share results: what has the same fingerprint is run once.
     """
@@ -48,7 +55,8 @@ def check_targets(
         kept = Record()
     found: list[TargetRecord] = []
     for profile in profiles:
-        found.append(check_target(profile, ops=ops, progress=progress, before=found))
+        before = [*kept.targets.values(), *found] if changed else found
+        found.append(check_target(profile, ops=ops, progress=progress, before=before))
         if record is not None:
             kept = msgspec.structs.replace(kept, targets={**kept.targets, profile.name: found[-1]})
             save_record(record, kept)
@@ -69,7 +77,12 @@ def check_target(
     """
     progress = progress or Silent()
     groups = _groups(profile, frozenset(ops))
-    made = {c.fingerprint: (c, record) for record in before for c in record.capabilities}
+    made = {
+        c.fingerprint: (c, record)
+        for record in before
+        for c in record.capabilities
+        if all(result.verdict != "not verified" for result in c.results)
+    }
     reused = {
         print_: made[print_] for capability, _, _ in groups if (print_ := fingerprint(profile, capability)) in made
     }

@@ -37,6 +37,8 @@ Accelerators compute float32 in float16, too, and approximate functions (the HTP
 LSTM 38); less than this is worse than 8 bits.
 """
 
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
+
 _BLOCK_DB = 5.0
 """What a block may lose beyond a single operator: differences of several operators add up."""
 
@@ -118,11 +120,20 @@ def _displaced(emitted: Emitted, task: Task, outcome: Outcome) -> str | None:
     where = {index: name for node, name in outcome.assigned.items() if (index := labelled(node)) is not None}
     for index, node in enumerate(nodes):
         place, forecast = where.get(index), _forecast(emitted, node)
-        if node.op_type in PLUMBING or place is None or place == (forecast.provider if forecast else provider):
+        expected = forecast.provider if forecast is not None and emitted.case.kind != "float" else provider
+        if node.op_type in PLUMBING or place in (None, expected) or not _in_question(emitted, node):
             continue
         return f"{node.op_type} runs on {place}: {_refusal(task, index)}"
     computes = any(node.op_type not in PLUMBING for node in nodes)
     return f"{provider} took no node" if where and computes and provider not in where.values() else None
+
+
+def _in_question(emitted: Emitted, node: ir.Node) -> bool:
+    """Whether it matters where ``node`` runs: in a float case the operator itself, else whatever computes floats."""
+    if emitted.case.kind == "float":
+        return node.op_type == emitted.case.op
+    types = [value.dtype for value in node.inputs if value is not None]
+    return any(dtype is None or dtype in _FLOATS for dtype in types)
 
 
 def _forecast(emitted: Emitted, node: ir.Node) -> NodeForecast | None:
