@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -43,9 +44,11 @@ def bundle(folder: Path, model: Path, data: Path) -> Path:
     return output
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    monkeypatch.setenv("EDGEQ_CACHE", str(folder / "cache"))
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(folder: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEQ_CACHE", str(folder / "cache"))
+        yield
 
 
 def commands(group: click.Group = cli, prefix: str = "edgeq") -> list[tuple[str, click.Command]]:

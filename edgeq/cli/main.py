@@ -114,7 +114,7 @@ def export_command(
     no_smoothing: bool,
     no_measure: bool,
     no_fallback: bool,
-    places: tuple[str, ...],
+    on: tuple[str, ...],
     contexts: tuple[str, ...],
     gates: tuple[str, ...],
     overwrite: bool,
@@ -147,7 +147,7 @@ def export_command(
         measure=not no_measure,
         with_fallback=not no_fallback,
         gates=parse_gates(gates),
-        places=tuple(parse_place(place) for place in places),
+        places=tuple(parse_place(place) for place in on),
         contexts=contexts,
     )
     exported = export(job, output=output, limits=limits, overwrite=overwrite)
@@ -279,7 +279,7 @@ def run_command(
     threads: int,
     tolerance: float,
     folder: Path | None,
-    places: tuple[str, ...],
+    on: tuple[str, ...],
     gates: tuple[str, ...],
 ) -> None:
     """Validate BUNDLE on this machine: files, outputs, placement, latency and memory.
@@ -299,7 +299,7 @@ def run_command(
         reference=reference,
         threads=threads,
         tolerance_db=tolerance,
-        on=places,
+        on=on,
         gates=gates,
         report_folder=folder,
         progress=make_progress(quiet=json_output),

@@ -98,7 +98,7 @@ def print_json(value: Any) -> None:
 def places_option(function: Command) -> Command:
     """``--on PLACE``, repeatable."""
     text = "Run the package there as well: qnn, arm64:cortex-a53, ...; repeatable."
-    return click.option("--on", "places", multiple=True, metavar="PLACE", help=text)(function)
+    return click.option("--on", multiple=True, metavar="PLACE", help=text)(function)
 
 
 def source_options(function: Command) -> Command:

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from edgeq.errors import ProviderError
+from edgeq.float16 import with_rounding
 from edgeq.graph import save_model
 from edgeq.pipeline.job import Job
 from edgeq.qtypes import QuantPlan, Scheme
@@ -73,7 +74,7 @@ class Attempt:
 def best_attempt(job: Job, limits: Limits) -> tuple[Attempt, list[Verdict]]:
     """The first precision of the job that is acceptable, or the best there is; and what the others were worth.
 
-    Of the others only the verdicts are kept, not the models.
+    Of the others only the verdicts are kept, not the models; they come in the order in which they were tried.
     """
     best: Attempt | None = None
     rejected: list[Verdict] = []
@@ -88,7 +89,7 @@ def best_attempt(job: Job, limits: Limits) -> tuple[Attempt, list[Verdict]]:
         if best.verdict.acceptable:
             break
     assert best is not None, "a profile has at least one precision"
-    return best, rejected
+    return best, sorted(rejected, key=lambda verdict: job.schemes.index(verdict.scheme))
 
 
 def attempt(job: Job, scheme: Scheme, limits: Limits) -> Attempt:
@@ -99,8 +100,17 @@ def attempt(job: Job, scheme: Scheme, limits: Limits) -> Attempt:
         save_model(model, file)
         written = sum(part.stat().st_size for part in Path(folder).iterdir())
         size = Size(quantized_bytes=written, float_bytes=job.float_bytes)
-        evaluation = evaluate_model(job, file)
+        evaluation = evaluate_model(job, _as_computed(job, model, file))
     return Attempt(Verdict(scheme, evaluation, size, limits.judge(evaluation, size)), shaped, chosen, model)
+
+
+def _as_computed(job: Job, model: ir.Model, file: Path) -> Path:
+    """The file to judge: where floats are float16 and other kernels judge, one that rounds as float16 does."""
+    if job.target.floats.type == "float32" or arithmetic(job)[0] is not None:
+        return file
+    rounding = file.with_name("rounding.onnx")
+    save_model(with_rounding(model), rounding)
+    return rounding
 
 
 def evaluate_model(job: Job, model: Path) -> Evaluation:

@@ -158,11 +158,11 @@ def test_a_fallback_can_be_left_out(tmp_path: Path) -> None:
 
 
 def test_a_drop_of_the_fallback_breaks_the_contract_and_is_named(tmp_path: Path) -> None:
-    poor = profile(tmp_path, "poor", '["w2"]', fallback=None)
+    poor = profile(tmp_path, "poor", '["w4"]', fallback=None)
     target = profile(tmp_path, "first", '["w8a8"]', fallback=poor)
     with pytest.raises(ContractError) as raised:
-        make(tmp_path, target, max_drop=0.5, max_size="1MB")
-    assert "--max-drop for the fallback (poor) 0.5 points" in raised.value.what
+        make(tmp_path, target, max_drop=0.05, max_size="1MB")
+    assert "--max-drop for the fallback (poor) 0.05 points" in raised.value.what
     clauses = {clause.option: clause.met for clause in raised.value.exported.report.contract.clauses}
     assert clauses == {"--max-drop": True, "--max-size": True, "--max-drop for the fallback (poor)": False}
     assert not (tmp_path / "out").exists()
@@ -186,7 +186,7 @@ def test_a_fallback_that_cannot_be_made_is_a_warning_not_a_failure(tmp_path: Pat
 
 
 def test_of_rejected_precisions_only_the_verdict_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = Job(network(), profile(tmp_path, "first", '["w2", "w4", "w8"]'))
+    job = Job(network(), profile(tmp_path, "first", '["w4_b32", "w4_b16", "w8_b32"]'))
     made: list[weakref.ref[ir.Model]] = []
     quantize = job.quantize
 
@@ -201,7 +201,7 @@ def test_of_rejected_precisions_only_the_verdict_is_kept(tmp_path: Path, monkeyp
     best, rejected = best_attempt(job, Limits(min_sqnr_db=150))
     gc.collect()
     assert best.scheme.name == "w8_b32"
-    assert [verdict.scheme.name for verdict in rejected] == ["w2_b32", "w4_b32"]
+    assert [verdict.scheme.name for verdict in rejected] == ["w4_b32", "w4_b16"]
     assert [ref() is not None for ref in made] == [False, False, True]
 
 
