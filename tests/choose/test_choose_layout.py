@@ -31,6 +31,7 @@ CONSTANTS = {
     "row": weights(1, 8),
     "table": weights(1000, 32),
     "little": weights(10, 32),
+    "ten": weights(8, 10),
     "p": weights(32, 8),
     "stack": weights(2, 4, 4),
     "gain": np.ones(8, np.float32),
@@ -295,6 +296,12 @@ CASES = [
         float={"y": "only matrices are stored in blocks"},
         activations={},
         scheme="w4",
+    ),
+    Case(
+        "two bits and columns that ONNX Runtime computes wrongly",
+        "g (float[2,8] x) => (float y) { a = MatMul(x, m) y = MatMul(a, ten) }",
+        activations={},
+        scheme="w2",
     ),
     Case(
         "weight-only and a product of activations",

@@ -13,6 +13,7 @@ from small_models import Chain, parse, quantized, samples, weights
 from edgeq.affine import quantize
 from edgeq.errors import ConfigError
 from edgeq.graph import constant_array
+from edgeq.metrics import sqnr_db
 from edgeq.qtypes import Decision, PerAxis, PerBlock, PerTensor, QParams, Scheme
 from edgeq.runtime import run_model
 from edgeq.stages.choose import choose_plan, find_layout
@@ -214,6 +215,16 @@ def test_a_kernel_without_the_bits_takes_8(four_bits: TargetProfile) -> None:
     chain = quantized(layers(3), cpu, "w4a8")
     assert decision(chain, "w1").rule.endswith("8 bits: no 4-bit kernel")
     assert qparams(chain, "w1").spec.dtype.bits == 8
+
+
+@pytest.mark.parametrize("columns", [16, 17, 18, 19, 20])
+def test_two_bits_only_where_onnx_runtime_computes_them_rightly(columns: int) -> None:
+    model = parse("g (float[1,4,33] x) => (float y) { y = MatMul(x, w) }", w=weights(33, columns))
+    chain = quantized(model, scheme="w2")
+    assert qparams(chain, "w").spec.dtype.bits == (8 if columns % 4 else 2)
+    assert ("no 2-bit kernel" in decision(chain, "w").rule) == bool(columns % 4)
+    for sample in chain.feed:
+        assert sqnr_db(chain.run(sample)["y"], chain.run(sample, "all")["y"]) > 30
 
 
 def test_granularity_of_weights() -> None:
