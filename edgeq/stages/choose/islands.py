@@ -48,6 +48,11 @@ _ELEMENTWISE = frozenset(
 """What lies between numbers that count or place and the layers that computed them."""
 
 
+_EPSILON = ("Add",)
+_NORM_STEPS = (("ReduceMean", "ReduceSum"), _EPSILON, ("Sqrt",), ("Reciprocal",))
+"""What stands behind a square in a normalization that an exporter wrote out; the epsilon may be missing."""
+
+
 def find_islands(model: ir.Model, peaks: Mapping[str, float], target: TargetProfile) -> dict[str, str]:
     """By name, the nodes of the main graph that must stay float32, each with its reason.
 
@@ -159,12 +164,13 @@ class _Search:
     def _mean_of_squares(self, square: ir.Node) -> None:
         """A square, its mean, the epsilon and the root: float16 has no room for squares, large or small ones."""
         chain = [square]
-        for wanted in (("ReduceMean", "ReduceSum"), ("Add",), ("Sqrt",), ("Reciprocal",)):
+        for wanted in _NORM_STEPS:
             users = [node for node, _ in chain[-1].outputs[0].uses() if node.graph is square.graph]
             follower = next((node for node in users if node.op_type in wanted), None)
-            if follower is None:
+            if follower is not None:
+                chain.append(follower)
+            elif wanted is not _EPSILON:
                 break
-            chain.append(follower)
         for node in chain if len(chain) > 1 else ():
             self.islands.setdefault(str(node.name), "a mean of squares needs more range than float16 has")
 
