@@ -25,6 +25,9 @@ _CARRYING = _MASKING | {"Concat", "Identity", "Reshape", "Slice", "Squeeze", "Tr
 """What may lie between a mask and its Softmax. Anything else, such as ReduceMax, sees the number itself."""
 
 
+_BROADCASTING = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Pow"})
+
+
 def shape_float(model: ir.Model, target: TargetProfile, scheme: Scheme) -> ir.Model:
     """A copy of ``model`` in the forms that ``target.graph`` asks for; arrays are shared."""
     model = model.clone()
@@ -37,8 +40,22 @@ def shape_float(model: ir.Model, target: TargetProfile, scheme: Scheme) -> ir.Mo
             _guard_bias(model, node, names, to_gemm=not scheme.weight_only)
     if target.graph.masks == "finite":
         _make_masks_finite(model)
+    if target.graph.scalars == "vectors":
+        _widen_scalars(model, names)
     write_through_sigmoid(model, target, scheme, names)
     return lower_opset(model, target, scheme)
+
+
+def _widen_scalars(model: ir.Model, names: Names) -> None:
+    """A constant operand of shape ``[]`` -> ``[1]``, beside one that has dimensions: the result keeps its shape."""
+    for node in model.graph:
+        if node.op_type not in _BROADCASTING or not any(v is not None and v.shape for v in node.inputs):
+            continue
+        for position, value in enumerate(node.inputs):
+            array = constant_array(value)
+            if value is not None and array is not None and array.ndim == 0:
+                widened = set_initializer(model, names.fresh(f"{value.name}_vector"), array.reshape(1))
+                node.replace_input_with(position, widened)
 
 
 def _gemm_to_matmul(model: ir.Model, node: ir.Node, names: Names) -> None:
