@@ -164,3 +164,17 @@ def test_the_emulator_runs_an_island_as_the_specification_says(soc: str, tmp_pat
         assert sqnr_db(spec, np.concatenate([out["y"] for out in outcome.outputs])) > 30
     island, plain = (quality(made[i], list(outcomes[i].outputs)) for i in (0, 2))
     assert island > plain + 6
+
+
+def test_a_kernel_of_fewer_bits_is_taken_where_floats_are_to_be_avoided() -> None:
+    """Between Q and DQ the HTP takes Log for an integer operator, and that of 16 bits is wrong."""
+    body = f"{{ a = {CONV}(x, w, b) s = Sigmoid(a) l = Log(s) y = {CONV}(l, w2) }}"
+    model = parse(
+        f"g (float[1,3,8,8] x) => (float[1,8,8,8] y) {body}", w=CONSTANTS["w"], w2=CONSTANTS["w2"], b=CONSTANTS["b"]
+    )
+    layout = quantized(model, NPU, "w8a16").layout
+    assert layout.bits_in("l") == 8
+    assert [layout.bits_in(name) for name in "asy"] == [16, 16, 16]
+    profile = load_target(NPU)
+    floats = msgspec.structs.replace(profile.floats, avoid=False)
+    assert "l" not in quantized(model, msgspec.structs.replace(profile, floats=floats), "w8a16").layout.integer

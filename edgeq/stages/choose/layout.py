@@ -81,8 +81,8 @@ def find_layout(
     """Decide for every node of the main graph whether it runs in integers on ``target``.
 
     ``bits`` gives some nodes another width of activations than the scheme's, by name: 16-bit islands
-    for what 8 bits break. A node that has kernels of 16 bits only becomes one by itself. Kernels that
-    only move data take the width of what they move.
+    for what 8 bits break. A node that has kernels of the other width only becomes one by itself. Kernels
+    that only move data take the width of what they move.
     """
     search = _Search(model, target, scheme, bits or {})
     search.nominate()
@@ -116,10 +116,11 @@ class _Search:
         for node in self.nodes:
             name = str(node.name)
             choice = self._capability(node, self._bits(name))
-            if isinstance(choice, str) and name not in self.widths and self._has_wider():
-                wider = self._capability(node, 16)
-                if not isinstance(wider, str) and wider.kind in ("compute", "elementwise"):
-                    choice, self.widths[name] = wider, 16
+            width = self._other_width()
+            if isinstance(choice, str) and name not in self.widths and width is not None:
+                other = self._capability(node, width)
+                if not isinstance(other, str) and other.kind in ("compute", "elementwise"):
+                    choice, self.widths[name] = other, width
             if isinstance(choice, str):
                 self.reasons[name] = choice
             else:
@@ -128,8 +129,16 @@ class _Search:
     def _bits(self, name: str) -> int | None:
         return None if self.scheme.weight_only else self.widths.get(name, self.scheme.activation_bits)
 
-    def _has_wider(self) -> bool:
-        return self.scheme.activation_bits == 8 and "16" in self.target.activations.types
+    def _other_width(self) -> int | None:
+        """What a kernel may have that has none of the scheme's width.
+
+        Fewer bits only where floats are to be avoided: there a provider takes an operator between Q and DQ
+        for an integer one, whether its kernel of that width is right or not (the HTP's Log of 16 bits: -7 dB).
+        """
+        other = {8: 16, 16: 8}.get(self.scheme.activation_bits or 0)
+        if str(other) not in self.target.activations.types or (other == 8 and not self.target.floats.avoid):
+            return None
+        return other
 
     def _capability(self, node: ir.Node, bits: int | None) -> Capability | str:
         """The first capability that fits ``node`` with activations of ``bits``, or why there is none."""
