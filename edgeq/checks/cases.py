@@ -26,6 +26,9 @@ CASES_VERSION = 1
 """Raised whenever cases change so that recorded results say nothing of the new ones."""
 
 _SAMPLES = 2
+_HALF = 0.5
+"""The constant ``half`` of the forms."""
+
 _SUM = r"\1\2_sum"
 _WEIGHT_ONLY_BLOCKS = (16, 32, 128)
 """Sizes that are tried where a capability takes any."""
@@ -84,6 +87,7 @@ def capability_cases(profile: TargetProfile, capability: Capability) -> Iterator
             for form in forms_of(op, profile.graph.opset):
                 scheme = Scheme.parse("fp16") if profile.floats.type == "float16" else None
                 yield _case(profile, capability, form, profile.floats.type, scheme)
+            yield from _between_integers(profile, capability, op)
 
 
 def block_cases(profile: TargetProfile) -> Iterator[Case]:
@@ -164,6 +168,27 @@ def _weighted(profile: TargetProfile, capability: Capability, op: str, scheme: S
         yield _case(profile, behind, forms[0], scheme.name, scheme, f"{usual}, quantized output")
 
 
+def _between_integers(profile: TargetProfile, capability: Capability, op: str) -> Iterator[Case]:
+    """A float operator without a kernel of that width, behind one Add and before another.
+
+    Some providers take all that stands between Q and DQ for an integer operator, right or wrong.
+    """
+    listed = [c for c in profile.capabilities(op) if c.kind in ("compute", "elementwise", "moves-data")]
+    adds = [c for c in profile.capabilities("Add") if c.kind == "elementwise"]
+    form = forms_of(op, profile.graph.opset)[0]
+    inputs, outputs = (re.findall(r"(\w+)\[", side) for side in form.text.partition("{")[0].split("=>"))
+    if {*inputs, *outputs} != {"float"} or len(outputs) != 1:
+        return
+    for name in profile.activations.types:
+        bits = int(name)
+        if any(bits in c.activation_bits for c in listed) or not any(bits in c.activation_bits for c in adds):
+            continue
+        text = re.sub(r"\by(?= =)", "y_sum", _behind_add(form.text)).replace("}", " y = Add(y_sum, half) }")
+        spans = {key: (low - _HALF, high - _HALF) for key, (low, high) in form.spans.items()}
+        runs = capability.provider or profile.provider.name
+        yield Case(op, "float", f"a{bits}", "between integers", text, Scheme(8, bits), profile, spans, runs)
+
+
 def _passive(profile: TargetProfile, capability: Capability, op: str) -> Iterator[Case]:
     """Operators that run on the Q/DQ of their neighbours: an Add in front of each input brings them."""
     adds = tuple(c for c in profile.capabilities("Add") if c.kind == "elementwise")
@@ -179,9 +204,9 @@ def _passive(profile: TargetProfile, capability: Capability, op: str) -> Iterato
 
 
 def _behind_add(text: str) -> str:
-    """``text`` with ``Add(x, five)`` in the place of each input ``x`` and ``z``."""
+    """``text`` with ``Add(x, half)`` in the place of each input ``x`` and ``z``."""
     interface, _, body = text.partition("{")
-    added = "".join(f"{name}_sum = Add({name}, five) " for name in ("x", "z") if re.search(rf"\b{name}\b", body))
+    added = "".join(f"{name}_sum = Add({name}, half) " for name in ("x", "z") if re.search(rf"\b{name}\b", body))
     return f"{interface}{{ {added}{re.sub('([(, ])([xz])(?=[,)])', _SUM, body)}"
 
 

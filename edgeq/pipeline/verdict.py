@@ -39,8 +39,8 @@ LSTM 38); less than this is worse than 8 bits.
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 
-_BLOCK_DB = 5.0
-"""What a block may lose beyond a single operator: differences of several operators add up."""
+_BLOCK_DB = 10.0
+"""What a block may lose beyond a single operator: the noise of ten operators, ``10 log10(10)``."""
 
 _SAVED_DB: dict[int, float] = {8: 15.0, 4: 8.0, 2: 0.0}
 """Least SQNR against the float model by bits of the weights; less means that the form itself is wrong."""
@@ -88,7 +88,7 @@ def _too_far(case: Case, db: float, float_db: float) -> str | None:
     """What is wrong with the numbers, in words; None if nothing is."""
     spare = _BLOCK_DB if case.kind == "block" else 0.0
     floating = case.scheme is None or case.scheme.floating
-    least = LEAST_FLOAT_DB if floating else LEAST_DB[case.bits]
+    least = LEAST_FLOAT_DB if floating or case.kind == "float" else LEAST_DB[case.bits]
     if db < least - spare:
         return f"the provider computes something else: {db:.0f} dB from the specification, at least {least - spare:.0f}"
     kept = least if case.scheme is None or floating else _SAVED_DB[case.scheme.weight_bits]
