@@ -72,6 +72,7 @@ def test_the_commands() -> None:
         "edgeq run",
         "edgeq targets",
         "edgeq targets show",
+        "edgeq targets check",
         "edgeq doctor",
     ]
 

@@ -403,7 +403,9 @@ def check_command(
         bad = any(violation.severity == "error" for violation in violations)
     else:
         progress = make_progress(quiet=json_output)
-        records = check_targets(profiles, ops=ops, record=record, changed=changed, progress=progress)
+        records = check_targets(
+            profiles, ops=ops, record=record, changed=changed, complete=everything, progress=progress
+        )
         if json_output:
             print_json(records)
         else:

@@ -42,17 +42,22 @@ def check_targets(
     ops: Sequence[str] = (),
     record: Path | None = None,
     changed: bool = False,
+    complete: bool = False,
     progress: Progress,
 ) -> list[TargetRecord]:
     """Check each profile; with ``record``, a file, each result is kept as soon as it is there.
 
     With ``changed`` only what has another fingerprint than in the record is run, and what was not verified.
+    ``complete`` says that ``profiles`` are all there are: the record forgets any other.
 
     Targets of one provider in one sandbox share results: what has the same fingerprint is run once.
     """
     kept = Record() if record is None else load_record(record)
     if kept.cases != CASES_VERSION:
         kept = Record()
+    if complete:
+        names = {profile.name for profile in profiles}
+        kept = msgspec.structs.replace(kept, targets={k: v for k, v in kept.targets.items() if k in names})
     found: list[TargetRecord] = []
     for profile in profiles:
         before = [*kept.targets.values(), *found] if changed else found
