@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from edgeq.checks.cases import block_cases, capability_cases
+from edgeq.checks.lint import RULES
 from edgeq.checks.record import Record, Result, TargetRecord, Verdict, fingerprint, summary
 from edgeq.target import TargetProfile
 
@@ -19,8 +20,9 @@ What each target was seen to do, not what its documents say. For every capabilit
 of one operator (and some blocks of several), quantized them as an export would, and ran them on the real provider,
 emulator or compiler that the table names. A case **holds** if the provider takes it, runs it as planned, and its
 numbers are those of the ONNX specification: at least 30 dB with 8-bit activations (one step), 50 with 16 bits, 35 for
-weights alone and for floats. Where nothing runs a target on a PC, its models were checked by the documented **rules
-only**. `edgeq targets check NAME` repeats it; [adding a target](adding_a_target.md) says how.
+weights alone and for floats, and 10 dB less for a block. Where nothing runs a target on a PC, its models were checked
+by the documented **rules only** (they stand at the end). `edgeq targets check NAME` repeats it;
+[adding a target](adding_a_target.md) says more.
 """
 
 _MARKS: dict[Verdict, str] = {"holds": "{}", "rules only": "({})", "not verified": "{}?", "does not hold": "~~{}~~"}
@@ -48,7 +50,13 @@ def compatibility_page(record: Record) -> str:
     shown = [target for target in targets if "@" not in target.target]
     parts = [_HEADER, _targets(targets), _failures(targets), _matrix(shown)]
     parts += [_target(target) for target in shown]
-    return "\n".join(parts)
+    return "\n".join([*parts, _rules()])
+
+
+def _rules() -> str:
+    rows = [(f"`{rule.name}`", rule.severity, _escape(rule.text)) for rule in RULES]
+    text = "## The rules\n\nWhat `edgeq targets check NAME --model FILE` reads in any quantized model or bundle:\n\n"
+    return text + _table(("rule", "if broken", "what must be"), rows)
 
 
 def _row(*cells: str) -> str:
