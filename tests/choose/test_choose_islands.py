@@ -100,3 +100,18 @@ def test_peaks_are_the_largest_finite_magnitudes_of_the_first_samples() -> None:
     feed = [{"x": np.float32([n, -n, 0]), "i": np.arange(3)} for n in range(1, PEAK_SAMPLES + 5)]
     assert observe_peaks(model, feed) == {"x": PEAK_SAMPLES, "y": 2 * PEAK_SAMPLES}
     assert [v.name for v in model.graph.outputs] == ["y", "j"]
+
+
+def test_outputs_without_a_name_have_no_peak() -> None:
+    """An LSTM whose states nobody reads leaves them out."""
+    weights = {
+        "w": np.full((1, 16, 3), 0.1, np.float32),
+        "r": np.full((1, 16, 4), 0.1, np.float32),
+    }
+    model = parse(
+        "g (float[2,1,3] x) => (float[1,1,4] h) { unread, h = LSTM <hidden_size = 4> (x, w, r) }",
+        **weights,
+    )
+    model.graph[0].outputs[0].name = ""
+    found = observe_peaks(model, [{"x": np.ones((2, 1, 3), np.float32)}])
+    assert set(found) == {"x", "h"}

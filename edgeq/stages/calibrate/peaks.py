@@ -68,4 +68,6 @@ def _probe(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
 
 
 def _float(value: ir.Value) -> bool:
-    return value.dtype == ir.DataType.FLOAT and isinstance(value.type, ir.TensorType) and not value.is_initializer()
+    # An output that nobody wants, such as the states of an LSTM, has no name.
+    named = bool(value.name) and not value.is_initializer()
+    return named and value.dtype == ir.DataType.FLOAT and isinstance(value.type, ir.TensorType)
