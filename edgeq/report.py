@@ -213,8 +213,9 @@ class ProviderCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ``place`` is where, as ``--on`` spells it (``qnn``, ``arm64:cortex-a53``; empty: there is none).
     ``status`` beside those of ``edgeq.sandbox.Outcome``: ``absent`` (not installed), ``left out`` (takes
     long and was not asked for), ``none`` (nothing runs this provider here: the profile's rules only).
-    It took ``taken`` of ``nodes`` nodes, Q/DQ not counted; None where it does not tell. ``text`` says it in
-    words, ``version`` names package and version of what ran.
+    It took ``taken`` of ``nodes`` nodes, Q/DQ not counted; None where it does not tell. ``behind_db`` says
+    how far the SQNR of its worst output, ``worst_db``, falls behind the figure that the package was judged
+    by. ``text`` says it in words, ``version`` names package and version of what ran.
     """
 
     place: str
@@ -224,6 +225,8 @@ class ProviderCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     metrics: tuple[Metric, ...] = ()
     taken: int | None = None
     nodes: int | None = None
+    worst_db: float | None = None
+    behind_db: float | None = None
     text: str
     remedy: str | None = None
 

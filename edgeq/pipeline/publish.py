@@ -254,7 +254,13 @@ def _costs(
 def _run_on_provider(job: Job, path: Path, attempt: Attempt, places: Sequence[Place]) -> list[Ran]:
     """What the provider itself makes of the package, where it or a stand-in is installed."""
     inputs, references = attempt.evaluation.sample_inputs, attempt.evaluation.reference_outputs
-    samples = Samples(inputs, references, task=job.source.task, text=f"{len(inputs)} samples")
+    samples = Samples(
+        inputs,
+        references,
+        task=job.source.task,
+        text=f"{len(inputs)} samples",
+        judged_db=attempt.evaluation.sqnr_db,
+    )
     target = job.target
     return run_everywhere(path, target.provider, target.verification, samples, places, progress=job.progress)
 

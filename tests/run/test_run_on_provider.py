@@ -152,6 +152,19 @@ def test_the_cpu_sandbox_gives_this_machines_outputs_and_the_float_models_distan
     assert ran.assigned["c"] == "CPUExecutionProvider"
 
 
+@pytest.mark.parametrize(("noise", "severity"), [(0.001, None), (0.05, "warning"), (0.5, "error")])
+def test_a_provider_that_computes_something_else_is_a_finding(packaged, stub: Stub, noise: float, severity) -> None:
+    """Judged at 50 dB by the specification, a provider may round otherwise, but not lose most of it."""
+    path, fed = packaged
+    answers = tuple({"y": answer["y"] * np.float32(1 + noise)} for answer in fed.references)
+    stub.outcome = Outcome("ran", answers, version="stub 1")
+    ran = run_on(Place("stub"), path, CPU, replace(fed, judged_db={"y": 50.0}))
+    found = check_findings([ran.check])
+    assert [finding.severity for finding in found] == ([severity] if severity else [])
+    assert all(f"{-20 * np.log10(noise):.1f} dB" in finding.text for finding in found)
+    assert not check_findings([run_on(Place("stub"), path, CPU, fed).check]), "judged by nothing, it is behind nothing"
+
+
 def test_a_provider_that_is_not_in_the_sandbox_refuses(packaged) -> None:
     path, fed = packaged
     ran = run_on(Place("cpu"), path, Provider(name="NoSuchExecutionProvider", package="none", version=">=1"), fed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -29,12 +29,19 @@ Arrays = Mapping[str, np.ndarray]
 
 _TIMEOUT_S = 900.0
 
+_BEHIND_DB = 10.0
+"""Kernels that round otherwise stay within this of one another; those that are wrong do not."""
+
+_WRONG_DB = 20.0
+"""Below this, a tenth of each output's magnitude is error."""
+
 
 @dataclass(frozen=True)
 class Samples:
     """Batches by input name, the float model's answers, and this machine's, where it ran the package itself.
 
-    ``task`` is the model's, ``text`` says in words what the batches are.
+    ``task`` is the model's, ``text`` says in words what the batches are. ``judged_db`` is the SQNR of each
+    output by which the package was judged, in the arithmetic of the specification, say.
     """
 
     inputs: Sequence[Arrays]
@@ -42,6 +49,7 @@ class Samples:
     host: Sequence[Arrays] | None = None
     task: str | None = None
     text: str = ""
+    judged_db: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,28 +166,40 @@ def run_on_own(
 
 
 def check_findings(checks: Sequence[ProviderCheck]) -> list[Finding]:
-    """A package that its own provider refuses is not done."""
-    return [
-        Finding(
-            severity="error",
-            text=f"{check.provider} ({check.place}): {check.text}",
-            remedy="look at the placement and change what it names, or take another target",
-        )
+    """A package that its own provider refuses, or computes wrongly, is not done."""
+    remedy = "look at the placement and change what it names, or take another target"
+    found = [
+        Finding(severity="error", text=f"{check.provider} ({check.place}): {check.text}", remedy=remedy)
         for check in checks
         if check.status in ("refused", "crashed")
     ]
+    for check in checks:
+        if check.behind_db is None or check.worst_db is None or check.behind_db < _BEHIND_DB:
+            continue
+        severity: Literal["error", "warning"] = "error" if check.worst_db < _WRONG_DB else "warning"
+        text = f"{check.provider} ({check.place}) computes an SQNR of only {check.worst_db:.1f} dB, "
+        text += f"{check.behind_db:.1f} dB less than the package was judged by"
+        text += ": do not ship this" if severity == "error" else ""
+        found.append(Finding(severity=severity, text=f"{text}.", remedy=remedy))
+    return found
 
 
 def _judged(place: Place, model: Path, provider: Provider, outcome: Outcome, samples: Samples) -> Ran:
     share = _share(model, provider, outcome)
     found: Mapping[str, Closeness] = {}
     metrics: list[Metric] = []
+    behind: list[tuple[float, float]] = []
     text = _in_words(outcome, provider, share)
     if outcome.status == "ran":
         source = f"{samples.text} on {provider.name}, {outcome.version}"
         found = compare_outputs(samples.references, outcome.outputs)
         metrics = [*_agreement(samples, outcome.outputs, place, source)]
         metrics += closeness_metrics(found, where=f" on {place}", source=source)
+        behind = [
+            (samples.judged_db[name] - one.sqnr_db, one.sqnr_db)
+            for name, one in found.items()
+            if name in samples.judged_db
+        ]
         if samples.host is not None:
             close = compare_outputs(samples.host, outcome.outputs)
             worst = min(close.values(), key=lambda one: one.sqnr_db)
@@ -203,6 +223,8 @@ def _judged(place: Place, model: Path, provider: Provider, outcome: Outcome, sam
             metrics=tuple(metrics),
             taken=share.taken,
             nodes=share.nodes,
+            worst_db=round(max(behind)[1], 3) if behind else None,
+            behind_db=round(max(behind)[0], 3) if behind else None,
             text=text,
         ),
         found,
