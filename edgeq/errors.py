@@ -16,6 +16,7 @@ __all__ = [
     "ExportError",
     "GateError",
     "ModelError",
+    "NothingToQuantizeError",
     "OutputError",
     "ProviderError",
     "ValidationError",
@@ -66,6 +67,10 @@ class ModelError(EdgeqError):
     """A model does not parse, is inconsistent, or uses an operator that cannot be run."""
 
     exit_code = 3
+
+
+class NothingToQuantizeError(ModelError):
+    """A precision leaves every tensor of a model as it is: the package would be the float model."""
 
 
 class CalibrationError(EdgeqError):

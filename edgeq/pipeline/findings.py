@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeq.pipeline.job import Job
-from edgeq.pipeline.judge import Attempt, Verdict
+from edgeq.pipeline.judge import Attempt, Impossible, Verdict
 from edgeq.report import Finding, LatencyComparison
 from edgeq.request import output_sqnr_db
 
@@ -45,14 +45,11 @@ def speed_findings(latency: LatencyComparison | None) -> list[Finding]:
     return [Finding(severity="warning", text=text, remedy=remedy)]
 
 
-def choice_findings(attempt: Attempt, rejected: Sequence[Verdict]) -> list[Finding]:
+def choice_findings(attempt: Attempt, rejected: Sequence[Verdict | Impossible]) -> list[Finding]:
     """Which precisions were tried and not taken, and whether the one that was taken is worth having."""
     findings = []
     for other in rejected:
-        lost = f"{other.evaluation.drop:.4g} points of {other.evaluation.primary}"
-        sqnr_db = output_sqnr_db(other.evaluation)
-        text = f"{other.scheme.name} was tried and not taken: it loses {lost}"
-        text += "" if sqnr_db is None else f", with an SQNR of {sqnr_db:.1f} dB"
+        text = f"{other.scheme.name} was tried and not taken: {other.lost}"
         findings.append(Finding(severity="info", text=text))
     if attempt.verdict.contract is None and not attempt.verdict.acceptable:
         text = f"the outputs keep an SQNR of only {output_sqnr_db(attempt.evaluation):.1f} dB: do not ship this"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.errors import CalibrationError, ModelError
+from edgeq.errors import CalibrationError, NothingToQuantizeError
 from edgeq.graph import TensorInfo, check_float, input_infos, saved_bytes
 from edgeq.progress import Progress, Silent
 from edgeq.qtypes import NodeForecast, QuantPlan, Scheme, TensorStats
@@ -268,13 +268,13 @@ class Job:
 
 
 def _check_worth(plan: QuantPlan) -> None:
-    """Raise ModelError for a plan that quantizes nothing: its package would be the float model."""
+    """Raise NothingToQuantizeError for a plan that quantizes nothing."""
     if plan.scheme.floating or any(decision.qparams is not None for decision in plan):
         return
     whys = [node.why for node in plan.nodes.values() if node.kind == "float"]
     reasons = Counter(whys or [node.why for node in plan.nodes.values()])
     said = "; ".join(why for why, _ in reasons.most_common(3)) or "it holds no node that computes in floats"
-    raise ModelError(
+    raise NothingToQuantizeError(
         f"nothing in this model can be quantized for {plan.target} in {plan.scheme.name}: {said}",
         remedy="see `edgeq inspect SOURCE --target TARGET` for every node; where If or Loop holds the layers, "
         "export the model without them",

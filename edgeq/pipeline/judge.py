@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgeq.errors import ProviderError
+from edgeq.errors import NothingToQuantizeError, ProviderError
 from edgeq.float16 import with_rounding
 from edgeq.graph import save_model
 from edgeq.pipeline.job import Job
@@ -20,7 +20,7 @@ from edgeq.stages.run.accuracy import Evaluation, evaluate, evaluate_custom, eva
 from edgeq.stages.run.labels import load_labels
 from edgeq.target import Provider
 
-__all__ = ["SOUND_SQNR_DB", "Attempt", "Verdict", "arithmetic", "attempt", "best_attempt"]
+__all__ = ["SOUND_SQNR_DB", "Attempt", "Impossible", "Verdict", "arithmetic", "attempt", "best_attempt"]
 
 SOUND_SQNR_DB = 10.0
 """Below this a precision is not handed over without being asked for: a tenth of the signal is noise."""
@@ -52,6 +52,21 @@ class Verdict:
         """Less is better: acceptable ones first, then by how far off the contract, then by what is lost."""
         return not self.acceptable, shortfall(self.contract), self.evaluation.drop
 
+    @property
+    def lost(self) -> str:
+        """In words, for a precision that was not taken."""
+        sqnr_db = output_sqnr_db(self.evaluation)
+        text = f"it loses {self.evaluation.drop:.4g} points of {self.evaluation.primary}"
+        return text if sqnr_db is None else f"{text}, with an SQNR of {sqnr_db:.1f} dB"
+
+
+@dataclass(frozen=True)
+class Impossible:
+    """A precision that leaves this model as it is, and why."""
+
+    scheme: Scheme
+    lost: str
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -71,16 +86,25 @@ class Attempt:
         return self.verdict.evaluation
 
 
-def best_attempt(job: Job, limits: Limits) -> tuple[Attempt, list[Verdict]]:
+def best_attempt(job: Job, limits: Limits) -> tuple[Attempt, list[Verdict | Impossible]]:
     """The first precision of the job that is acceptable, or the best there is; and what the others were worth.
 
     Of the others only the verdicts are kept, not the models; they come in the order in which they were tried.
+
+    Raises:
+        NothingToQuantizeError: that is so in every precision.
     """
     best: Attempt | None = None
-    rejected: list[Verdict] = []
+    rejected: list[Verdict | Impossible] = []
+    nothing: NothingToQuantizeError | None = None
     for scheme in job.schemes:
-        found: Attempt | None = attempt(job, scheme, limits)
-        assert found is not None
+        found: Attempt | None
+        try:
+            found = attempt(job, scheme, limits)
+        except NothingToQuantizeError as error:
+            rejected.append(Impossible(scheme, error.what))
+            nothing = nothing or error
+            continue
         if best is None or found.verdict.rank < best.verdict.rank:
             best, found = found, best
         if found is not None:
@@ -88,7 +112,9 @@ def best_attempt(job: Job, limits: Limits) -> tuple[Attempt, list[Verdict]]:
             found = None  # its models go before the next ones are made
         if best.verdict.acceptable:
             break
-    assert best is not None, "a profile has at least one precision"
+    if best is None:
+        assert nothing is not None, "a profile has at least one precision"
+        raise nothing
     return best, sorted(rejected, key=lambda verdict: job.schemes.index(verdict.scheme))
 
 

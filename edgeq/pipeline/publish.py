@@ -18,7 +18,7 @@ from edgeq.graph import save_model
 from edgeq.machine import describe_machine
 from edgeq.pipeline.findings import choice_findings, data_findings, speed_findings
 from edgeq.pipeline.job import Job
-from edgeq.pipeline.judge import Attempt, Verdict
+from edgeq.pipeline.judge import Attempt, Impossible, Verdict
 from edgeq.pipeline.second import FALLBACK, Second, joint_contract
 from edgeq.recipe import Preprocess
 from edgeq.report import (
@@ -48,7 +48,11 @@ __all__ = ["publish"]
 
 
 def publish(
-    job: Job, folder: Path, attempt: Attempt, rejected: Sequence[Verdict] = (), second: Second | None = None
+    job: Job,
+    folder: Path,
+    attempt: Attempt,
+    rejected: Sequence[Verdict | Impossible] = (),
+    second: Second | None = None,
 ) -> Report:
     """Write the bundle into ``folder``, measure it there, and write its report."""
     other = second.attempt if second is not None else None
@@ -146,7 +150,7 @@ def _report(
     job: Job,
     path: Path,
     attempt: Attempt,
-    rejected: Sequence[Verdict],
+    rejected: Sequence[Verdict | Impossible],
     plan: tuple[PlanRow, ...],
     places: Sequence[Place],
 ) -> Report:

@@ -8,7 +8,7 @@ import msgspec
 
 from edgeq.errors import CalibrationError, ModelError
 from edgeq.pipeline.job import Job
-from edgeq.pipeline.judge import Attempt, Verdict, best_attempt
+from edgeq.pipeline.judge import Attempt, Impossible, Verdict, best_attempt
 from edgeq.report import Contract, Finding
 from edgeq.request import Limits
 
@@ -24,7 +24,7 @@ class Second:
 
     job: Job
     attempt: Attempt | None
-    rejected: tuple[Verdict, ...] = ()
+    rejected: tuple[Verdict | Impossible, ...] = ()
     findings: tuple[Finding, ...] = ()
 
     @property

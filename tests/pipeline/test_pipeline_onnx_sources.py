@@ -11,7 +11,7 @@ import pytest
 from small_models import parse, weights
 
 from edgeq import export
-from edgeq.errors import CalibrationError, ExportError, ModelError
+from edgeq.errors import CalibrationError, ContractError, ExportError, ModelError
 from edgeq.graph import save_model
 from edgeq.pipeline import Job
 from edgeq.request import Data
@@ -101,6 +101,25 @@ def test_negative_dimensions(tmp_path: Path) -> None:
         measure=False,
     )
     assert result.report.size.ratio > 1
+
+
+def test_a_precision_that_leaves_the_model_as_it_is_does_not_end_the_search(tmp_path: Path) -> None:
+    """Weight-only precisions store matrices, and this network has none: w8a8 stays the best there is."""
+    text = "g (float[1,4,8,8] x) => (float[1,4,8,8] y) { y = Conv<pads = [1,1,1,1]>(x, w) }"
+    with pytest.raises(ContractError) as raised:
+        export(
+            saved(parse(text, w=weights(4, 4, 3, 3)), tmp_path),
+            target="linux-x64",
+            output=tmp_path / "out",
+            calibration=[{"x": noise(1, 4, 8, 8, seed=i)} for i in range(20)],
+            min_sqnr=150,
+            measure=False,
+        )
+    report = raised.value.exported.report
+    assert report.precision == "w8a8"
+    said = [finding.text for finding in report.findings if "was tried and not taken" in finding.text]
+    assert [text.partition(" ")[0] for text in said] == ["w8_b32", "w4_b32"]
+    assert "nothing in this model can be quantized" in said[0]
 
 
 def test_a_model_with_nothing_to_quantize_is_refused_with_the_reasons(tmp_path: Path) -> None:
