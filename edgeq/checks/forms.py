@@ -193,6 +193,9 @@ _OLD: dict[str, str] = {
 }
 """Below opset 18 the axes are an attribute."""
 
+_OLD_GROUPS = f"({IMAGE} x) => ({IMAGE} y) {{ y = GroupNormalization<num_groups=2>(x, gamma2, bias2) }}"
+"""Below opset 21 there is one number per group, not per channel."""
+
 
 def _noise(*shape: int, scale: float = 0.2) -> np.ndarray:
     seed = zlib.crc32(repr(shape).encode())
@@ -226,6 +229,8 @@ def _constants() -> dict[str, np.ndarray]:
         "bias16": _noise(16),
         "bias17": _noise(17),
         "row": _noise(32),
+        "bias2": _noise(2),
+        "gamma2": 1 + np.abs(_noise(2)),
         "gamma8": 1 + np.abs(_noise(8)),
         "gamma32": 1 + _noise(32),
         "slope": np.abs(_noise(8, 1, 1)),
@@ -279,6 +284,8 @@ def forms_of(op: str, opset: int, *, operand: bool = False, table: bool = False,
         return [] if text is None else [Form(op, text, "of two activations")]
     if opset < 18 and op in _OLD:
         return [Form(op, _OLD[op], "", spans)]
+    if opset < 21 and op == "GroupNormalization":
+        return [Form(op, _OLD_GROUPS)]
     if op in _TEXTS:
         spans = {"z": (0.0, 0.25)} if op == "Concat" else spans
         return [Form(op, text, name, spans) for name, text in _TEXTS[op].items()]
