@@ -165,7 +165,8 @@ def with_rounding(model: ir.Model) -> ir.Model:
     product of two tensors may exceed 65504 there). Arrays that are no float16 are shared.
     """
     copy = model.clone()
-    halves = [v for node in copy.graph for v in node.outputs if v.dtype == ir.DataType.FLOAT16]
+    # Outputs without a name are left out by their node.
+    halves = [v for node in copy.graph for v in node.outputs if v.dtype == ir.DataType.FLOAT16 and v.name]
     to_float32(copy)
     for value in halves:
         uses, producer = list(value.uses()), value.producer()

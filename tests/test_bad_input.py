@@ -308,7 +308,7 @@ def test_a_division_by_zero_in_the_held_out_part(desk: Desk) -> None:
 
 def test_an_unknown_target(desk: Desk) -> None:
     found = desk.export(target="nokia-3310")
-    refused(desk, found, 2, "unknown target 'nokia-3310'", remedy="choose one of: android, ")
+    refused(desk, found, 2, "unknown target 'nokia-3310'", remedy="choose one of: amd-npu, android, ")
 
 
 def test_an_unknown_key_in_a_target(desk: Desk) -> None:
