@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +24,7 @@ from edgeq.errors import ConfigError, ProviderError
 from edgeq.progress import Silent
 from edgeq.runtime import run_model
 from edgeq.sandbox import Task, find_sandbox
+from edgeq.sandbox.process import python_command
 from edgeq.sandbox.workers import browser_worker
 from edgeq.target import Provider, load_target
 
@@ -188,6 +195,29 @@ def test_answers_come_from_its_own_page_only(server: browser_worker._Server) -> 
     post(server, f"/{server.desk.secret}/answer", b"own")
     assert server.desk.answers.get(timeout=10) == b"own"
     assert server.desk.answers.empty()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for the browser")
+def test_nothing_is_left_behind_when_nobody_waits_any_more(tmp_path: Path) -> None:
+    (tmp_path / "ort").mkdir()
+    browser = tmp_path / "browser"  # one that starts and never asks for the page
+    browser.write_text(
+        f"#!/bin/sh\necho $$ > {tmp_path}/started.new && mv {tmp_path}/started.new {tmp_path}/started\nexec sleep 60\n"
+    )
+    browser.chmod(0o755)
+    command = [*python_command(script="browser_worker.py"), str(tmp_path / "ort"), "wasm", str(tmp_path), str(browser)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as worker:
+        try:
+            assert worker.stdin is not None
+            while not (tmp_path / "started").exists():
+                time.sleep(0.02)
+            worker.stdin.close()
+            worker.wait(timeout=20)
+            with pytest.raises(ProcessLookupError):
+                os.kill(int((tmp_path / "started").read_text()), 0)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGKILL)
 
 
 def post(server: browser_worker._Server, path: str, body: bytes) -> None:

@@ -127,17 +127,27 @@ def main() -> None:
     page = f"http://127.0.0.1:{server.server_port}/{desk.secret}/browser_page.html"
     process = _start(browser, profile, f"{page}?provider={provider}&build={_BUILDS[provider]}")
     threading.Thread(target=_end_with, args=(process,), daemon=True).start()
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read, args=(lines, process), daemon=True).start()
     desk.awake.wait()
     package = json.loads((Path(folder) / "package.json").read_text(encoding="utf-8"))
     version = f"{package['name']} {package['version']} ({provider}), {_version(browser[0])}"
     _write(answers, {"ready": version})
-    for line in sys.stdin:
+    while True:
+        line = lines.get()
         try:
             answer = _perform(desk, json.loads(line))
         except Exception as error:  # a model that cannot be read, say
             answer = {"status": "refused", "reason": str(error) or type(error).__name__}
         _write(answers, {**answer, "version": version})
-    process.kill()
+
+
+def _read(lines: queue.Queue[str], browser: subprocess.Popen[bytes]) -> None:
+    for line in sys.stdin:
+        lines.put(line)
+    browser.kill()
+    browser.wait()
+    os._exit(0)  # also when a task is running, or the page was never asked for
 
 
 def _start(browser: Sequence[str], profile: str, address: str) -> subprocess.Popen[bytes]:
