@@ -19,6 +19,7 @@ from edgeq.progress import Progress, Silent
 from edgeq.qtypes import NodeForecast, QuantPlan, Scheme, TensorStats
 from edgeq.recipe import Preprocess
 from edgeq.request import Data, parse_scheme
+from edgeq.runtime import check_available
 from edgeq.sandbox.place import Place
 from edgeq.source import Source
 from edgeq.stages.calibrate.feeds import Feed, check_data, load_feed, split_feed
@@ -82,13 +83,15 @@ class Job:
         Raises:
             ConfigError: unknown target, precision, chip or recipe.
             CalibrationError: data that is not there.
-            ProviderError: a place that is not installed.
+            ProviderError: a place that is not installed, or a compiler.
         """
         _ = self.schemes, self._static  # the fallback's profile, too
         for place in self.places:
             place.require()
         for chip in self.chips:
             find_chips(chip, self.target)
+        if self.chips:
+            check_available(self.target.provider)  # its compiler
         self.data.check()
         for data in (self.data.calibration, self.data.evaluation):
             check_data(data)

@@ -16,7 +16,7 @@ from edgeq.errors import ConfigError, ProviderError
 from edgeq.graph import save_model
 from edgeq.sandbox import Task, find_sandbox
 from edgeq.stages.tune.context import LEAST_DB, compile_contexts, find_chips
-from edgeq.target import load_target
+from edgeq.target import Provider, load_target
 
 TARGET = load_target("android-npu")
 
@@ -72,6 +72,15 @@ def test_chips_are_checked_before_any_work(tmp_path: Path) -> None:
         edgeq.export("there-is-no-such-model.onnx", target="android-npu", output=tmp_path / "out", contexts=["SM1"])
 
 
+def test_a_compiler_that_is_not_there_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(provider: Provider) -> None:
+        raise ProviderError(f"{provider.name} is not installed")
+
+    monkeypatch.setattr("edgeq.pipeline.job.check_available", missing)
+    with pytest.raises(ProviderError, match="QNNExecutionProvider is not installed"):
+        edgeq.export("there-is-no-such-model.onnx", target="android-npu", output=tmp_path / "out", contexts=["SM8750"])
+
+
 def test_every_known_chip_has_a_variant() -> None:
     variants = {*TARGET.variants, *load_target("windows-npu").variants}
     assert TARGET.compile is not None
@@ -120,6 +129,7 @@ def test_several_chips_share_a_file(finished: Finished, tmp_path: Path) -> None:
 
 def test_what_the_compiler_says_is_told(finished: Finished, tmp_path: Path) -> None:
     finished.path.write_bytes(b"no model")
+    finished.path.with_name("onnxruntime.py").write_text("raise SystemExit('imported from the folder')")
     with pytest.raises(ProviderError, match=r"compiled no context for SM8750: Load model from .* failed"):
         compile_contexts(finished.path, TARGET, ["SM8750"], tmp_path / "contexts", finished.feed)
     assert not (tmp_path / "contexts").exists()

@@ -132,7 +132,7 @@ def _compile(model: Path, provider: Provider, output: Path, stem: str) -> None:
     job = {"model": model.name, "output": str(output.resolve()), "provider": msgspec.to_builtins(provider)}
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "edgeq.stages.tune.context"],
+            [sys.executable, "-P", "-m", "edgeq.stages.tune.context"],  # -P: nothing is imported from the folder
             input=msgspec.json.encode(job),
             cwd=model.parent,
             env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
