@@ -30,7 +30,8 @@ def suite_of_this_machine() -> str:
         release = {}
     if release.get("ID") != "debian" or not release.get("VERSION_CODENAME"):
         raise ProviderError(
-            f"this machine runs {release.get('NAME', 'no known Linux')}, whose packages are not Debian's"
+            f"this machine runs {release.get('NAME', 'no known Linux')}, whose packages are not Debian's",
+            remedy="install this sandbox on Debian, in a container, say",
         )
     return release["VERSION_CODENAME"]
 
@@ -65,7 +66,11 @@ def _mirror() -> str:
         kind, release, component, site = line.split("|", 3)
         if kind == "Packages" and component == "main" and release in (suite, "stable", "oldstable", "testing"):
             return site
-    raise ProviderError(f"the machine's apt has no source of Debian's {suite}", where="/etc/apt")
+    raise ProviderError(
+        f"the machine's apt has no source of Debian's {suite}",
+        where="/etc/apt",
+        remedy=f"add a source with {suite} and main",
+    )
 
 
 def _configure(work: Path, mirror: str, suite: str, architecture: str, folder: Path) -> Path:
@@ -109,9 +114,14 @@ def _apt(command: Sequence[str], configuration: Path | None, folder: Path | None
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=_MINUTES, check=False
         )
     except FileNotFoundError:
-        raise ProviderError(f"{command[0]} is not installed: packages of Debian cannot be fetched here") from None
+        raise ProviderError(
+            f"{command[0]} is not installed: packages of Debian cannot be fetched here", remedy="install apt"
+        ) from None
     except subprocess.TimeoutExpired:
-        raise ProviderError(f"`{' '.join(command)}` did not end within {_MINUTES / 60:g} minutes") from None
+        raise ProviderError(
+            f"`{' '.join(command)}` did not end within {_MINUTES / 60:g} minutes",
+            remedy="see that apt reaches its mirror, and try again",
+        ) from None
     if done.returncode:
         words = [line for line in done.stderr.splitlines() if line.startswith("E:")] or done.stderr.splitlines()
         raise ProviderError(f"`{' '.join(command)}` failed: {' '.join(words[-3:])}", remedy="see that apt works here")
@@ -122,8 +132,8 @@ def extract(packages: Iterable[Path], folder: Path) -> None:
     """Unpack packages over one another into ``folder``; their scripts are not run."""
     for package in packages:
         _unpack(["dpkg-deb", "--extract", str(package), str(folder)])
-    for name in ("lib", "bin"):  # since Debian 13 they are links, which no package brings
-        if not (folder / name).exists():
+    for name in ("lib", "lib64", "bin"):  # since Debian 13 they are links, which no package brings
+        if (folder / "usr" / name).exists() and not (folder / name).exists():
             (folder / name).symlink_to(f"usr/{name}")
 
 
@@ -141,7 +151,10 @@ def extract_files(package: Path, members: Iterable[str], folder: Path) -> list[P
                     archive.extract(member, folder, filter="data")
                     found.append(folder / member.name)
     if len(found) < len(wanted):
-        raise ProviderError(f"{package.name} does not hold {', '.join(sorted(wanted))}")
+        raise ProviderError(
+            f"{package.name} does not hold {', '.join(sorted(wanted))}",
+            remedy="install the program itself with the system's package manager",
+        )
     return found
 
 
@@ -149,6 +162,12 @@ def _unpack(command: Sequence[str], output: int = subprocess.DEVNULL) -> None:
     try:
         done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
     except FileNotFoundError:
-        raise ProviderError("dpkg-deb is not installed: packages of Debian cannot be unpacked here") from None
+        raise ProviderError(
+            "dpkg-deb is not installed: packages of Debian cannot be unpacked here", remedy="install dpkg"
+        ) from None
     if done.returncode:
-        raise ProviderError(f"a package cannot be unpacked: {done.stderr.strip()[-300:]}", where=command[2])
+        raise ProviderError(
+            f"a package cannot be unpacked: {done.stderr.strip()[-300:]}",
+            where=command[2],
+            remedy="check the disk's free space, and install the sandbox again",
+        )

@@ -96,7 +96,9 @@ class EmulatedProcessor:
             ProviderError: Debian's or Python's packages cannot be fetched; with the reason.
         """
         if why := self.unusable():
-            raise ProviderError(f"the sandbox {self.name!r} cannot be installed: {why}")
+            raise ProviderError(
+                f"the sandbox {self.name!r} cannot be installed: {why}", remedy="check packages of this target on Linux"
+            )
         steps = []
         if self._qemu_missing():
             steps.append(_install_qemu)
@@ -199,7 +201,10 @@ def _install_wheels(requirements: Sequence[str], machine: str, python: str, fold
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         words = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        raise ProviderError(f"pip cannot fetch {', '.join(requirements)} for {machine}: {' '.join(words[-2:])}")
+        raise ProviderError(
+            f"pip cannot fetch {', '.join(requirements)} for {machine}: {' '.join(words[-2:])}",
+            remedy="check the network and pip's configuration",
+        )
 
 
 def _python_of(root: Path) -> Path:

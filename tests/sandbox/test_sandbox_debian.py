@@ -20,7 +20,7 @@ needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs 
 def package(tmp_path: Path) -> Path:
     """A package with one program, one library and a script that must not run."""
     tree = tmp_path / "tree"
-    for name in ("usr/bin/tool", "usr/lib/libtool.so", "usr/share/doc/tool/copyright"):
+    for name in ("usr/bin/tool", "usr/lib/libtool.so", "usr/lib64/ld-tool.so", "usr/share/doc/tool/copyright"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(name)
     (tree / "DEBIAN").mkdir()
@@ -72,7 +72,8 @@ def test_other_systems_are_told_what_is_missing(monkeypatch: pytest.MonkeyPatch)
 def test_a_package_is_unpacked_without_its_scripts(package: Path, tmp_path: Path) -> None:
     debian.extract([package], tmp_path / "root")
     assert (tmp_path / "root/usr/bin/tool").read_text() == "usr/bin/tool"
-    assert (tmp_path / "root/lib/libtool.so").read_text() == "usr/lib/libtool.so", "Debian 13 links /lib to /usr/lib"
+    for name in ("lib/libtool.so", "lib64/ld-tool.so"):  # programs name their loader by /lib64 on x86-64
+        assert (tmp_path / "root" / name).read_text() == f"usr/{name}", "Debian 13 links /lib to /usr/lib"
     assert not (tmp_path / "ran").exists()
 
 
