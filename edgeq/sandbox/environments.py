@@ -43,7 +43,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One table of ``environments.toml``.
 
     ``platforms`` are the systems and architectures that have these packages, ``licences`` what each
-    package's metadata states, ``size_mb`` the download and ``disk_mb`` the installation.
+    package's metadata states, ``size_mb`` the download.
     """
 
     summary: str
@@ -52,7 +52,6 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     packages: tuple[str, ...]
     licences: dict[str, str]
     size_mb: int
-    disk_mb: int
 
     def unusable(self) -> str | None:
         """Why these packages do not run on this machine, or None."""

@@ -53,9 +53,9 @@ def parse_place(text: str) -> Place:
     option = find_sandbox(name).option
     if not value:
         return Place(name)
+    if option is None:  # its worker would pass over it in silence
+        raise ConfigError(f"{name!r} takes no value, but {text!r} gives one", remedy=f"write {name} alone")
     if "=" in value:
         pairs = [part.partition("=") for part in value.split(",")]
         return Place(name, {key: setting for key, _, setting in pairs})
-    if option is None:
-        raise ConfigError(f"{name!r} takes no value, but {text!r} gives one", remedy=f"write {name} alone")
     return Place(name, {option: value})

@@ -107,7 +107,14 @@ def test_a_place_reads_as_it_is_written() -> None:
         assert str(parse_place(text)) == text
 
 
-@pytest.mark.parametrize(("text", "said"), [("nowhere", "there is no sandbox 'nowhere'"), ("cpu:5", "takes no value")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("nowhere", "there is no sandbox 'nowhere'"),
+        ("cpu:5", "takes no value"),
+        ("cpu:profile=here", "takes no value"),
+    ],
+)
 def test_a_place_that_is_not_there_is_an_error(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         parse_place(text)

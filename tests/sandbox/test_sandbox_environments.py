@@ -32,7 +32,6 @@ TINY = Environment(
     packages=("no-such-package==1",),
     licences={},
     size_mb=1,
-    disk_mb=1,
 )
 
 
