@@ -177,12 +177,16 @@ def _in_sandbox(
     versions: list[str] = []
     with tempfile.TemporaryDirectory(prefix="edgeq-") as folder, ThreadPoolExecutor(2) as pool:
         waiting: list[Future[list[Result]]] = []
-        for start in range(0, len(cases), size):
-            made = [_try(case) for case in cases[start : start + size]]
-            place = Path(folder) / str(start)
-            place.mkdir()
-            waiting.append(pool.submit(_run_chunk, made, sandbox, profile, place, versions.append, progress))
-        results = [result for future in waiting for result in future.result()]
+        try:
+            for start in range(0, len(cases), size):
+                made = [_try(case) for case in cases[start : start + size]]
+                place = Path(folder) / str(start)
+                place.mkdir()
+                waiting.append(pool.submit(_run_chunk, made, sandbox, profile, place, versions.append, progress))
+            results = [result for future in waiting for result in future.result()]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for two chunks at most, not for all
+            raise
     return results, max(versions, key=len, default="")
 
 

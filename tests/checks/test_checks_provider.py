@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from typing import Any
 
 import msgspec
@@ -122,3 +124,24 @@ def test_a_sandbox_that_does_not_start_is_a_reason(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(type(find_sandbox("cpu")), "run", broken)
     results = check_target(load_target("linux-x64"), ops=("Conv",)).results
     assert {(r.verdict, r.reason) for r in results} == {("not verified", "cpu: its process does not start")}
+
+
+def test_an_interrupted_check_does_not_run_what_is_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    def chunk(made: list[object], *_: object) -> list[object]:
+        started.append(len(made))
+        time.sleep(0.2)
+        return []
+
+    def interrupted(_: object) -> None:
+        if next(emitted) == 20:
+            raise KeyboardInterrupt
+
+    emitted = itertools.count()
+    monkeypatch.setattr("edgeq.pipeline.check._CHUNK", 1)
+    monkeypatch.setattr("edgeq.pipeline.check._try", interrupted)
+    monkeypatch.setattr("edgeq.pipeline.check._run_chunk", chunk)
+    with pytest.raises(KeyboardInterrupt):
+        check_target(load_target("linux-x64"), ops=("Conv", "MatMul", "Gemm", "Add", "Mul"))
+    assert len(started) < 10
