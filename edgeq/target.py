@@ -370,6 +370,10 @@ def _with_variant(table: dict[str, Any], asked: str | None, path: Path) -> dict[
             where=str(path),
             remedy="leave out what stands behind the @, or choose one of them",
         )
+    if not isinstance(variants[chosen], dict):
+        raise ConfigError(
+            f"the variant {chosen!r} is no table", where=str(path), remedy=f"write [variants.{chosen}] and keys below"
+        )
     table = _merge(table, {**variants[chosen], "variant": chosen})
     if asked is not None:
         table["name"] = f"{table.get('name')}@{asked}"

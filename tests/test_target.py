@@ -310,6 +310,11 @@ def test_an_unknown_variant_is_named(write) -> None:
         load_target("web@x")
 
 
+def test_a_variant_that_is_no_table_is_named(write) -> None:
+    with pytest.raises(ConfigError, match="variant 'one' is no table"):
+        load_target(f"{write('variants = { one = 1 }' + chr(10) + SMALL)}@one")
+
+
 @pytest.mark.parametrize("name", [f"{n}@{v}" for n in target_names() for v in load_target(n).variants])
 def test_every_shipped_variant_is_sound(name: str) -> None:
     target = load_target(name)
