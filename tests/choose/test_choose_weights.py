@@ -124,13 +124,20 @@ def test_a_ragged_block_is_judged_by_its_own_values() -> None:
     assert fake_quantize(x, qparams) == pytest.approx(x, rel=1e-6)
 
 
-def test_dead_channels_get_the_floor() -> None:
+def test_dead_channels_borrow_the_largest_scale() -> None:
+    """The smallest possible one is no harm to arithmetic, but Qualcomm's older chips get it wrong."""
     x = draw("normal")
     x[3] = 0
     x[7] = 1e-20
     qparams = weight_qparams(x, TensorSpec(IntType(8, True), True, PerAxis(0)))
-    assert qparams.scale[3] == qparams.scale[7] == SCALE_FLOOR
+    assert qparams.scale[3] == qparams.scale[7] == qparams.scale.max()
     assert not fake_quantize(x, qparams)[[3, 7]].any()
+
+
+def test_a_dead_weight_gets_the_floor() -> None:
+    x = np.zeros((4, 8), np.float32)
+    for granularity in (PerTensor(), PerAxis(0), PerBlock(1, 8)):
+        assert (weight_qparams(x, TensorSpec(IntType(8, True), True, granularity)).scale == SCALE_FLOOR).all()
 
 
 def test_rows_searched_in_chunks_give_the_same_scales(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,10 +29,22 @@ def weight_qparams(weight: np.ndarray, spec: TensorSpec, *, clip: bool = True) -
     top = _levels(spec)
     step = max(1, _CHUNK // rows.shape[1])
     scales = [_row_scales(rows[i : i + step], spec, top, clip) for i in range(0, len(rows), step)]
-    scale = np.maximum(np.concatenate(scales).reshape(shape), SCALE_FLOOR).astype(np.float32)
+    found = np.concatenate(scales)
+    if isinstance(spec.granularity, PerAxis):
+        found = _lend(found)
+    scale = np.maximum(found.reshape(shape), SCALE_FLOOR).astype(np.float32)
     if isinstance(spec.granularity, PerBlock) and spec.granularity.scale_bits is not None:
         scale = _integer_scales(rows, scale, spec, spec.granularity)
     return QParams(scale, np.full(shape, spec.middle).astype(spec.dtype.dtype), spec)
+
+
+def _lend(scale: np.ndarray) -> np.ndarray:
+    """A channel of nothing but zeros has no scale of its own, and takes the largest of the others'.
+
+    With the smallest possible one, Qualcomm's v68 and v69 compute the lowest level in place of zero beside
+    16-bit activations (measured on silero-vad, whose first convolution has two such channels).
+    """
+    return np.where(scale > SCALE_FLOOR, scale, scale.max(initial=0.0))
 
 
 def _levels(spec: TensorSpec) -> int:
