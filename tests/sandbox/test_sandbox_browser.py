@@ -198,11 +198,13 @@ def test_answers_come_from_its_own_page_only(server: browser_worker._Server) -> 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for the browser")
-def test_nothing_is_left_behind_when_nobody_waits_any_more(tmp_path: Path) -> None:
+def test_the_address_is_on_no_command_line_and_nothing_is_left_behind_when_nobody_waits_any_more(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "ort").mkdir()
     browser = tmp_path / "browser"  # one that starts and never asks for the page
     browser.write_text(
-        f"#!/bin/sh\necho $$ > {tmp_path}/started.new && mv {tmp_path}/started.new {tmp_path}/started\nexec sleep 60\n"
+        f'#!/bin/sh\ncd "{tmp_path}"\necho "$$ $*" > started.new && mv started.new started\nexec sleep 60\n'
     )
     browser.chmod(0o755)
     command = [*python_command(script="browser_worker.py"), str(tmp_path / "ort"), "wasm", str(tmp_path), str(browser)]
@@ -211,10 +213,12 @@ def test_nothing_is_left_behind_when_nobody_waits_any_more(tmp_path: Path) -> No
             assert worker.stdin is not None
             while not (tmp_path / "started").exists():
                 time.sleep(0.02)
+            process, *arguments = (tmp_path / "started").read_text().split()
+            assert arguments[-1].startswith("file:"), "other users may read it"
             worker.stdin.close()
             worker.wait(timeout=20)
             with pytest.raises(ProcessLookupError):
-                os.kill(int((tmp_path / "started").read_text()), 0)
+                os.kill(int(process), 0)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGKILL)

@@ -11,6 +11,7 @@ command that starts the browser.
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import os
 import queue
@@ -151,9 +152,14 @@ def _read(lines: queue.Queue[str], browser: subprocess.Popen[bytes]) -> None:
 
 
 def _start(browser: Sequence[str], profile: str, address: str) -> subprocess.Popen[bytes]:
-    """The browser, which keeps all that it writes in ``profile``."""
+    """The browser, which keeps all that it writes in ``profile``.
+
+    Every user of the machine may read command lines, so that the address is in a file that only this one may.
+    """
+    first = Path(profile) / "first.html"
+    first.write_text(f'<meta http-equiv="refresh" content="0; url={html.escape(address)}">', encoding="utf-8")
     settings = {**os.environ, "HOME": profile, "XDG_CACHE_HOME": profile, "XDG_CONFIG_HOME": profile}
-    command = [*browser, f"--user-data-dir={profile}/data", address]
+    command = [*browser, f"--user-data-dir={profile}/data", first.as_uri()]
     return subprocess.Popen(command, env=settings, stdin=subprocess.DEVNULL)
 
 
