@@ -77,11 +77,23 @@ def judge(emitted: Emitted, task: Task, outcome: Outcome) -> Result:
     if outcome.status == "built":
         verdict: Verdict = "holds" if displaced is None else "does not hold"
         return verdict_of(case, verdict=verdict, proof="build", reason=displaced)
+    if wrong := _other_shape(emitted, outcome):
+        return verdict_of(case, verdict="does not hold", proof="numbers", reason=wrong)
     db = closeness(emitted.expected, outcome.outputs)
     float_db = closeness(emitted.exact, outcome.outputs)
     reason = displaced or _too_far(case, db, float_db)
     verdict = "holds" if reason is None else "does not hold"
     return verdict_of(case, verdict=verdict, proof="numbers", reason=reason, db=db, float_db=float_db)
+
+
+def _other_shape(emitted: Emitted, outcome: Outcome) -> str | None:
+    """Which output has another number of elements than it should, in words; None if all are right."""
+    for right, found in zip(emitted.expected, outcome.outputs, strict=True):
+        for name, value in right.items():
+            if name not in found or found[name].size != value.size:
+                shape = list(found[name].shape) if name in found else "missing"
+                return f"the provider computes something else: output {name!r} is {shape}, not {list(value.shape)}"
+    return None
 
 
 def _too_far(case: Case, db: float, float_db: float) -> str | None:

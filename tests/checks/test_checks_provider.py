@@ -7,12 +7,13 @@ import time
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from edgeq.checks.record import Result
 from edgeq.errors import ProviderError
 from edgeq.pipeline.check import check_target
-from edgeq.sandbox import find_sandbox
+from edgeq.sandbox import Outcome, Task, find_sandbox
 from edgeq.target import Capability, TargetProfile, load_target
 
 needs_qnn = pytest.mark.skipif(
@@ -145,3 +146,14 @@ def test_an_interrupted_check_does_not_run_what_is_waiting(monkeypatch: pytest.M
     with pytest.raises(KeyboardInterrupt):
         check_target(load_target("linux-x64"), ops=("Conv", "MatMul", "Gemm", "Add", "Mul"))
     assert len(started) < 10
+
+
+def test_outputs_of_another_size_do_not_hold_and_end_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shorter(_: object, tasks: list[Task], **__: object) -> list[Outcome]:
+        return [Outcome("ran", outputs=tuple({"y": np.zeros((1, 2), np.float32)} for _ in t.feeds)) for t in tasks]
+
+    monkeypatch.setattr(type(find_sandbox("cpu")), "run", shorter)
+    profile = load_target("linux-x64")
+    results = check_target(profile, ops=("Softmax", "Conv")).results
+    assert {r.verdict for r in results} == {"does not hold"}
+    assert "output 'y' is [1, 2], not" in str(results[0].reason)
