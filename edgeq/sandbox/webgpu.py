@@ -1,8 +1,7 @@
 """ONNX Runtime's WebGPU provider on SwiftShader, which computes a GPU's work on the processor.
 
 SwiftShader comes out of Debian's chromium-common and has no 16-bit floats: models that have some are
-widened to 32 bits. Mesa's lavapipe (22.3) is
-no choice: the provider's Dawn refuses it.
+widened to 32 bits. Mesa's lavapipe (22.3) is no choice: the provider's Dawn refuses it.
 """
 
 from __future__ import annotations

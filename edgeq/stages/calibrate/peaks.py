@@ -18,10 +18,11 @@ PEAK_SAMPLES = 8
 
 
 def observe_peaks(model: ir.Model, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
-    """The largest finite magnitude of each float32 tensor of the main graph, by name, over the first batches.
+    """The largest magnitude of each float32 tensor of the main graph, by name, over the first batches.
 
-    Only one number per tensor leaves the model, so that memory does not grow with it. A tensor that is
-    empty or never finite is missing. ``model`` is left as it is.
+    Only one number per tensor leaves the model, so that memory does not grow with it. A batch in which a
+    tensor is empty or holds an infinity does not count for it; without any other it is missing. ``model``
+    is left as it is.
 
     Raises:
         CalibrationError: the model fails on a sample.
