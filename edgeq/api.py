@@ -140,6 +140,7 @@ def run(
     tolerance_db: float = 3.0,
     on: Sequence[str] = (),
     gates: Sequence[str] = (),
+    trust_provider: bool = False,
     report_folder: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -152,6 +153,7 @@ def run(
         tolerance_db: How far the SQNR of the bundle's samples may stay behind what the manifest says.
         on: Sandboxes to run it in as well, such as ``"arm64:cortex-a53"``.
         gates: What no graph of it may have: ``unfused``, ``fallback``, ``leftover`` or ``all``.
+        trust_provider: Load what the manifest names as its provider, though no target of edgeq does.
         progress: Told of every step.
         report_folder: Write ``report.json`` and ``report.html`` here.
 
@@ -172,4 +174,5 @@ def run(
         progress=progress,
         report_folder=report_folder,
         gates=parse_gates(gates),
+        trust_provider=trust_provider,
     )

