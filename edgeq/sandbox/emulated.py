@@ -175,7 +175,9 @@ class EmulatedProcessor:
             extract(packages, folder)
             shutil.rmtree(downloads)
             python = _python_of(folder).name.removeprefix("python")
-            _install_wheels([f"onnxruntime=={version}", "numpy"], self.machine, python, folder / _SITE)
+            _install_wheels(
+                [f"onnxruntime=={version}", f"numpy=={_here('numpy')}"], self.machine, python, folder / _SITE
+            )
 
 
 def _install_qemu() -> None:

@@ -153,7 +153,8 @@ def make_environment(folder: Path, environment: Environment, progress: Progress)
     for package in environment.packages:
         progress.start(f"fetching {package.replace('==', ' ')}", None)
         command = [str(python), "-m", "pip", "install", "--no-deps", "--no-input", "--disable-pip-version-check"]
-        subprocess.run([*command, package], check=True, capture_output=True, env=settings)
+        # Wheels are unpacked; a source archive would run code of its own.
+        subprocess.run([*command, "--only-binary=:all:", package], check=True, capture_output=True, env=settings)
         progress.finish()
     _check_licences(folder, environment.licences)
 
