@@ -75,6 +75,7 @@ class Graph(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``cache_key`` names a property of the model's metadata that gets a fingerprint of its content, for
     providers that look there for the key of what they compiled before.
     ``scalars``: ``"vectors"`` gives a constant operand without dimensions one of size 1.
+    ``pad_channels`` gives convolutions whole groups of four input channels where groups of three go wrong.
     ``qdq_domain`` is the domain of QuantizeLinear and DequantizeLinear; ``"com.microsoft"`` has 16-bit
     types below opset 21.
     """
@@ -85,6 +86,7 @@ class Graph(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     linear: Literal["as-is", "guarded-add"] = "as-is"
     masks: Literal["keep", "finite"] = "keep"
     scalars: Literal["keep", "vectors"] = "keep"
+    pad_channels: bool = False
     qdq_domain: Literal["ai.onnx", "com.microsoft"] = "ai.onnx"
     cache_key: str | None = None
     source: str

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from edgeq.graph import Names, constant_array, set_initializer
 from edgeq.qtypes import Scheme
 from edgeq.stages.tune.opset import lower_opset
+from edgeq.stages.tune.pad_channels import pad_channels
 from edgeq.stages.tune.through_sigmoid import write_through_sigmoid
 from edgeq.target import TargetProfile
 
@@ -42,6 +43,8 @@ def shape_float(model: ir.Model, target: TargetProfile, scheme: Scheme) -> ir.Mo
         _make_masks_finite(model)
     if target.graph.scalars == "vectors":
         _widen_scalars(model, names)
+    if target.graph.pad_channels:
+        pad_channels(model, names)
     write_through_sigmoid(model, target, scheme, names)
     return lower_opset(model, target, scheme)
 
