@@ -45,7 +45,7 @@ def main() -> None:
             row = measure(network, target)
             with given.output.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
-            print(line_of(row), file=sys.stderr, flush=True)
+            print(target, name, cell_of(row), file=sys.stderr, flush=True)
     print(table(rows_of(given.output)))
 
 
@@ -116,26 +116,36 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def line_of(row: dict[str, Any]) -> str:
+def cell_of(row: dict[str, Any]) -> str:
+    """Precision and SQNR in dB on the provider, or in parentheses where nothing runs it here."""
     if "error" in row:
-        return f"| {row['target']} | {row['network']} | {row['error'].splitlines()[0]} | | | | |"
-    check = (
-        row["checks"][0] if row["checks"] else {"place": "", "status": "", "taken": None, "nodes": None, "metrics": {}}
-    )
-    on = {name: f"{value:.1f}" for name, value in check["metrics"].items() if "SQNR" in name}
-    taken = "n/a" if check["taken"] is None else f"{check['taken']} of {check['nodes']}"
-    agreement = "n/a" if row["agreement"] is None else f"{100 * row['agreement']:.1f} %"
-    sqnr = "n/a" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
-    where = f"{check['place'] or 'rules only'}: {check['status']}"
-    figures = "; ".join(f"{name} {value}" for name, value in list(on.items())[:2]) or "n/a"
-    cells = (row["target"], row["network"], row["precision"], sqnr, where, figures, taken, agreement)
-    return f"| {' | '.join(cells)} |"
+        return "failed"
+    check = row["checks"][0] if row["checks"] else {"status": "none", "metrics": {}}
+    on_provider = [value for name, value in check["metrics"].items() if "SQNR" in name and "machine" not in name]
+    if check["status"] in ("refused", "crashed"):
+        return check["status"]
+    judged = "n/a" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
+    return f"{row['precision']} {min(on_provider):.1f}" if on_provider else f"{row['precision']} ({judged})"
+
+
+def placed_of(rows: list[dict[str, Any]]) -> str:
+    """The share of all nodes that run as predicted, where the provider tells."""
+    told = [(row["agreement"], sum(row["kinds"].values())) for row in rows if row.get("agreement") is not None]
+    total = sum(count for _, count in told)
+    return f"{100 * sum(share * count for share, count in told) / total:.1f} %" if total else "n/a"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    head = "| target | network | precision | SQNR here, dB | run on | dB there | nodes taken | placed as predicted |"
-    lines = [line_of(row) for row in sorted(rows, key=lambda row: (row["target"], row["network"]))]
-    return "\n".join([head, "|---" * 8 + "|", *lines])
+    """Targets by networks, as Markdown."""
+    names = list(dict.fromkeys(row["network"] for row in rows))
+    lines = [f"| target | run on | {' | '.join(names)} | placed as predicted |", "|---" * (len(names) + 3) + "|"]
+    for target in sorted({row["target"] for row in rows}):
+        own = {row["network"]: row for row in rows if row["target"] == target}
+        places = [check["place"] for row in own.values() for check in row.get("checks", ())[:1]]
+        cells = [cell_of(own[name]) if name in own else "" for name in names]
+        where = next((place for place in places if place), "rules only")
+        lines.append(f"| `{target}` | {where} | {' | '.join(cells)} | {placed_of(list(own.values()))} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
