@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -237,9 +238,11 @@ class Job:
         layout = self.layout(shaped, scheme)
         stats = self.statistics(shaped, layout)
         done: tuple[Smoothing, ...] = ()
+        before: dict[str, NodeForecast] = {}
         if self.smoothing and stats:
             smoothed, done = smooth(shaped, layout, stats)
             if done:
+                before = self.forecast(shaped, layout)
                 shaped, layout = smoothed, self.layout(smoothed, scheme)
                 stats = self.statistics(shaped, layout)
         chosen = choose_plan(
@@ -250,7 +253,8 @@ class Job:
             range_method=self.range_method,
             bias_correction=self.bias_correction,
         )
-        chosen = replace(chosen, notes=tuple(step.describe() for step in done))
+        nodes = {name: _remembering(node, before.get(name)) for name, node in chosen.nodes.items()}
+        chosen = replace(chosen, nodes=nodes, notes=tuple(step.describe() for step in done))
         return shaped, chosen if self.target.floats.type == "float32" else self._with_islands(shaped, chosen)
 
     def _with_islands(self, shaped: ir.Model, chosen: QuantPlan) -> QuantPlan:
@@ -268,6 +272,13 @@ class Job:
         model = finish(insert_qdq(shaped, chosen), self.target, scheme, chosen.islands)
         verify_qdq(model)
         return shaped, chosen, model
+
+
+def _remembering(node: NodeForecast, before: NodeForecast | None) -> NodeForecast:
+    """Smoothing may put a Mul in front of a node, which then runs otherwise than the profile alone had promised."""
+    if before is None or node.foreseen is not None or before.kind == node.kind:
+        return node
+    return msgspec.structs.replace(node, foreseen=before.kind)
 
 
 def _check_worth(plan: QuantPlan) -> None:
