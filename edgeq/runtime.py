@@ -18,6 +18,7 @@ import onnxruntime as ort
 
 from edgeq.errors import ModelError, ProviderError
 from edgeq.machine import usable_cores
+from edgeq.target import CPU_PROVIDER
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -32,6 +33,7 @@ __all__ = [
     "register_plugin",
     "run_model",
     "session_options",
+    "unavailable",
 ]
 
 Optimization = Literal["all", "none"]
@@ -98,11 +100,11 @@ def open_session(
             devices = register_plugin(provider)
             options.add_provider_for_devices(devices, dict(provider.options))
             providers = None
-        elif provider is not None and provider.name != "CPUExecutionProvider":
+        elif provider is not None and provider.name != CPU_PROVIDER:
             check_available(provider)
-            providers = [(provider.name, dict(provider.options)), "CPUExecutionProvider"]
+            providers = [(provider.name, dict(provider.options)), CPU_PROVIDER]
         else:
-            providers = ["CPUExecutionProvider"]
+            providers = [CPU_PROVIDER]
         try:
             session = ort.InferenceSession(payload, options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
@@ -136,6 +138,15 @@ def check_available(provider: Provider) -> None:
             f"it has {', '.join(ort.get_available_providers())}",
             remedy=f"install {provider.package}{provider.version} on a machine that supports it",
         )
+
+
+def unavailable(provider: Provider) -> ProviderError | None:
+    """Why ``provider`` cannot run here, or None if it can."""
+    try:
+        check_available(provider)
+    except ProviderError as error:
+        return error
+    return None
 
 
 def register_plugin(provider: Provider) -> list[ort.OrtEpDevice]:

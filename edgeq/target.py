@@ -19,6 +19,7 @@ from edgeq.errors import ConfigError
 from edgeq.resources import data_folder, data_names, data_path
 
 __all__ = [
+    "CPU_PROVIDER",
     "Activations",
     "Bias",
     "Capability",
@@ -38,6 +39,9 @@ __all__ = [
     "target_names",
 ]
 
+
+CPU_PROVIDER = "CPUExecutionProvider"
+"""ONNX Runtime's own: what every other provider leaves is left to it."""
 
 Severity = Literal["error", "warning", "info", "off"]
 Gate = Literal["unfused", "fallback", "leftover"]

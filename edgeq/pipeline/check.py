@@ -28,11 +28,10 @@ from edgeq.pipeline.verdict import closeness, judge, verdict_of
 from edgeq.progress import Progress, Silent
 from edgeq.sandbox import Sandbox, Task, find_sandbox
 from edgeq.stages.run.kernels import label_nodes
-from edgeq.target import Capability, TargetProfile
+from edgeq.target import CPU_PROVIDER, Capability, TargetProfile
 
 __all__ = ["check_target", "check_targets"]
 
-_CPU = "CPUExecutionProvider"
 _CHUNK = 24
 
 
@@ -203,7 +202,7 @@ def _run_chunk(
     for index, item in enumerate(emitted):
         path = folder / f"{index}.onnx"
         save_model(label_nodes(item.model), path)
-        reads = folder / f"{index}.optimized.onnx" if profile.provider.name == _CPU else None
+        reads = folder / f"{index}.optimized.onnx" if profile.provider.name == CPU_PROVIDER else None
         # What falls to the CPU is to be seen, with a reason, not to fail.
         session = {k: v for k, v in profile.provider.session.items() if k != "session.disable_cpu_ep_fallback"}
         provider = msgspec.structs.replace(profile.provider, session=session)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgeq.errors import NothingToQuantizeError, ProviderError
+from edgeq.errors import NothingToQuantizeError
 from edgeq.float16 import with_rounding
 from edgeq.graph import save_model
 from edgeq.pipeline.job import Job
 from edgeq.qtypes import QuantPlan, Scheme
 from edgeq.report import Contract, Size
 from edgeq.request import Limits, output_sqnr_db, shortfall
-from edgeq.runtime import Optimization, check_available
+from edgeq.runtime import Optimization, unavailable
 from edgeq.stages.run.accuracy import Evaluation, evaluate, evaluate_custom, evaluate_pairs, metric_drop
 from edgeq.stages.run.labels import load_labels
 from edgeq.target import Provider
@@ -195,10 +195,6 @@ def arithmetic(job: Job) -> tuple[Provider | None, Optimization, str]:
     Returns:
         The provider (None: the CPU), the optimization, and what to say behind the name of the data.
     """
-    if job.target.verification.accuracy == "provider":
-        try:
-            check_available(job.target.provider)
-            return job.target.provider, "all", ""
-        except ProviderError:
-            pass
+    if job.target.verification.accuracy == "provider" and unavailable(job.target.provider) is None:
+        return job.target.provider, "all", ""
     return None, "none", ", by the specification's arithmetic"

@@ -12,7 +12,6 @@ import msgspec
 from edgeq import __version__
 from edgeq.agreement import agreement
 from edgeq.bundle import Calibration, Context, GraphEntry, Manifest
-from edgeq.errors import ProviderError
 from edgeq.gates import strict, unchecked
 from edgeq.graph import save_model
 from edgeq.machine import describe_machine
@@ -31,15 +30,22 @@ from edgeq.report import (
     plan_row,
 )
 from edgeq.request import library_versions, planned_placement
-from edgeq.runtime import check_available
+from edgeq.runtime import unavailable
 from edgeq.sandbox.place import Place
 from edgeq.stages.package import write_bundle, write_report
 from edgeq.stages.run.blame import layer_errors
 from edgeq.stages.run.gates import gate_findings
 from edgeq.stages.run.latency import Timing, compare_latency
 from edgeq.stages.run.memory import measure_memory
-from edgeq.stages.run.on_provider import Ran, Samples, check_findings, places_for, run_everywhere
-from edgeq.stages.run.placement import Placement, assigned_placement, read_placement
+from edgeq.stages.run.on_provider import (
+    Ran,
+    Samples,
+    check_findings,
+    placement_of,
+    places_for,
+    run_everywhere,
+)
+from edgeq.stages.run.placement import Placement
 from edgeq.stages.tune import opset_note
 from edgeq.stages.tune.context import compile_contexts
 from edgeq.target import Provider
@@ -272,23 +278,19 @@ def _run_on_provider(job: Job, path: Path, attempt: Attempt, places: Sequence[Pl
 def _placement(
     job: Job, path: Path, attempt: Attempt, ran: Sequence[Ran]
 ) -> tuple[Placement, Provider | None, list[Finding]]:
-    """Where each node runs: as the provider says, here or in its sandbox, or as planned where it is not to be had.
-
-    The provider is not loaded into this process if it has just failed in one of its own.
-    """
+    """Where each node runs: as the provider says, here or in its sandbox, or as planned where it is not to be had."""
     provider, expected = job.target.provider, attempt.plan.nodes
     gates = strict(job.target.gates, job.gates)
-    failed = next((one.check for one in ran if one.check.status in ("refused", "crashed")), None)
-    told = next((one.assigned for one in ran if one.assigned is not None), None)
-    why, remedy = (failed.text, failed.remedy) if failed is not None else ("", None)
-    try:
-        check_available(provider)
-    except ProviderError as error:
-        why, remedy = error.what, error.remedy
-    if not why:
-        return read_placement(path, provider, expected=expected, gates=gates), provider, []
-    if told is not None:
-        return assigned_placement(path, provider, told, expected=expected, gates=gates), None, []
+    absent = unavailable(provider)
+    failed = next((one.check for one in ran if one.failed), None)
+    found = placement_of(path, provider, ran, here=absent is None, expected=expected, gates=gates)
+    if found is not None:
+        return found, provider if absent is None and failed is None else None, []
+    if absent is not None:
+        why, remedy = absent.what, absent.remedy
+    else:
+        assert failed is not None, "a provider that is here and has not failed tells its placement"
+        why, remedy = failed.text, failed.remedy
     text = f"{provider.name} is not available here, so the placement is what the profile promises: {why}"
     nodes = planned_placement(attempt.shaped, attempt.plan)
     planned = Placement(nodes, tuple(gate_findings(nodes, provider.name, expected, {}, gates)))

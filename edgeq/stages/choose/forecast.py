@@ -10,11 +10,9 @@ from edgeq.graph import constant_array, outer_nodes
 from edgeq.qtypes import Kind, NodeForecast
 from edgeq.stages.choose.layout import Layout
 from edgeq.stages.choose.roles import is_float, roles_of
-from edgeq.target import Capability, TargetProfile
+from edgeq.target import CPU_PROVIDER, Capability, TargetProfile
 
 __all__ = ["forecast_nodes"]
-
-_CPU = "CPUExecutionProvider"
 
 
 def forecast_nodes(model: ir.Model, layout: Layout, target: TargetProfile) -> dict[str, NodeForecast]:
@@ -65,10 +63,10 @@ class _Forecaster:
         if listed is not None and (listed.provider is not None or self.target.floats.runs != "none"):
             provider = listed.provider or own
             return provider, None if provider == own else listed.source
-        if self.target.floats.runs == "all" or own == _CPU or (kind == "moves data" and capabilities):
+        if self.target.floats.runs == "all" or own == CPU_PROVIDER or (kind == "moves data" and capabilities):
             return own, None
         what = "no floats" if self.target.floats.runs == "none" else f"no {node.op_type} in floats"
-        return _CPU, f"{own} runs {what}, so it falls to the CPU"
+        return CPU_PROVIDER, f"{own} runs {what}, so it falls to the CPU"
 
     # -- what the provider does with the Q/DQ of a node's neighbours
 

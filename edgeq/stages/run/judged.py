@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeq.bundle import GraphEntry
-from edgeq.errors import ProviderError
 from edgeq.gates import strict, unchecked
 from edgeq.progress import Progress
 from edgeq.report import Clause, GraphReport, Metric, ProviderCheck
-from edgeq.runtime import Optimization, check_available
+from edgeq.runtime import Optimization, unavailable
 from edgeq.sandbox.place import Place
 from edgeq.stages.run.accuracy import metric_drop, predictor
 from edgeq.stages.run.closeness import Closeness, closeness_metrics, compare_outputs
-from edgeq.stages.run.on_provider import Ran, Samples, check_findings, run_everywhere
-from edgeq.stages.run.placement import Placement, assigned_placement, read_placement
+from edgeq.stages.run.on_provider import Samples, check_findings, placement_of, run_everywhere
+from edgeq.stages.run.placement import Placement
 from edgeq.target import Gate, Provider
 
 __all__ = ["Judged", "judge_graph"]
@@ -73,45 +72,40 @@ def judge_graph(
         ValidationError: an output has another shape than the reference.
         ModelError: the model does not load or run.
     """
-    provider, why = _available(entry.provider)
+    absent = unavailable(entry.provider)
+    provider = None if absent else entry.provider
     by_specification = entry.verification is not None and entry.verification.accuracy == "specification"
     kernels = None if by_specification else provider
     notes = []
     where, source = "", samples.text
     if kernels is None:
         source += ", by the specification's arithmetic"
-        if not by_specification:
+        if absent and not by_specification:
             where = " on the CPU"
-            notes.append(f"{entry.model} ran on the CPU instead of {entry.provider.name}: {why}.")
+            notes.append(f"{entry.model} ran on the CPU instead of {entry.provider.name}: {absent.what}.")
     optimization: Optimization = "none" if kernels is None else "all"
     with predictor(model, provider=kernels, optimization=optimization, threads=threads) as predict:
         closeness = compare_outputs(samples.references, [predict(batch) for batch in samples.inputs])
     ran = run_everywhere(model, entry.provider, entry.verification, samples, places, progress=progress)
     clauses = _clauses(entry, closeness, where, tolerance_db)
-    strict = {clause.option for clause in clauses} if not where else set()
+    binding = {clause.option for clause in clauses} if not where else set()
     for one in ran:
         found = _clauses(entry, one.closeness, f" on {one.check.place}", tolerance_db)
-        strict |= {clause.option for clause in found}
+        binding |= {clause.option for clause in found}
         clauses += found
+    expected, own = {node.node: node for node in entry.forecast}, strict(entry.gates, gates)
+    here = provider is not None
+    placement = placement_of(model, entry.provider, ran, here=here, expected=expected, gates=own, threads=threads)
     return Judged(
         entry,
         provider,
         tuple(closeness_metrics(closeness, where=where, source=source)),
         tuple(clauses),
-        frozenset(strict),
+        frozenset(binding),
         tuple(one.check for one in ran),
-        _placement(model, entry, provider, ran, threads, gates),
+        placement or Placement((), tuple(unchecked(gates, ()))),
         tuple(notes),
     )
-
-
-def _available(provider: Provider) -> tuple[Provider | None, str]:
-    """The graph's provider, or None and why it is not to be had in this process."""
-    try:
-        check_available(provider)
-    except ProviderError as error:
-        return None, error.what
-    return provider, ""
 
 
 def _clauses(entry: GraphEntry, found: Mapping[str, Closeness], where: str, tolerance_db: float) -> list[Clause]:
@@ -128,21 +122,3 @@ def _clauses(entry: GraphEntry, found: Mapping[str, Closeness], where: str, tole
         for name, recorded in sorted(entry.sqnr_db.items())
         if name in found
     ]
-
-
-def _placement(
-    model: Path,
-    entry: GraphEntry,
-    provider: Provider | None,
-    ran: Sequence[Ran],
-    threads: int,
-    asked: frozenset[Gate],
-) -> Placement:
-    """From the provider in this process, else from its sandbox; another provider's placement would say nothing."""
-    expected, gates = {node.node: node for node in entry.forecast}, strict(entry.gates, asked)
-    told = next((one.assigned for one in ran if one.assigned is not None), None)
-    if provider is not None and not any(one.check.status in ("refused", "crashed") for one in ran):
-        return read_placement(model, provider, expected=expected, gates=gates, threads=threads)
-    if told is not None:
-        return assigned_placement(model, entry.provider, told, expected=expected, gates=gates)
-    return Placement((), tuple(unchecked(asked, ())))

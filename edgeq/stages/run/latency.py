@@ -14,6 +14,7 @@ import numpy as np
 from edgeq.errors import ModelError
 from edgeq.report import Latency, LatencyComparison
 from edgeq.runtime import open_session, session_options
+from edgeq.target import CPU_PROVIDER
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -106,7 +107,7 @@ def take_turns(
             start = time.perf_counter()
             options = session_options(threads=timing.threads, config=provider.session if provider else None)
             session = stack.enter_context(open_session(model, options, provider))
-            where = provider.name if provider else "CPUExecutionProvider"
+            where = provider.name if provider else CPU_PROVIDER
             lanes[name] = Lane(session, where, (time.perf_counter() - start) * 1e3)
         for lane in lanes.values():
             _warm_up(lane, inputs, timing.warmup_s)

@@ -19,11 +19,23 @@ from edgeq.sandbox.place import Place
 from edgeq.stages.run.accuracy import predictor
 from edgeq.stages.run.closeness import Closeness, closeness_metrics, compare_outputs
 from edgeq.stages.run.kernels import PLUMBING
+from edgeq.stages.run.placement import Placement, assigned_placement, read_placement
 
 if TYPE_CHECKING:
-    from edgeq.target import Provider, Verification
+    from edgeq.qtypes import NodeForecast
+    from edgeq.target import Gates, Provider, Verification
 
-__all__ = ["Ran", "Samples", "check_findings", "own_place", "places_for", "run_everywhere", "run_on", "run_on_own"]
+__all__ = [
+    "Ran",
+    "Samples",
+    "check_findings",
+    "own_place",
+    "placement_of",
+    "places_for",
+    "run_everywhere",
+    "run_on",
+    "run_on_own",
+]
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -62,6 +74,10 @@ class Ran:
     check: ProviderCheck
     closeness: Mapping[str, Closeness] = field(default_factory=dict)
     assigned: Mapping[str, str] | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.check.status in ("refused", "crashed")
 
 
 def own_place(verification: Verification | None) -> Place | None:
@@ -163,6 +179,27 @@ def run_on_own(
     if not sandbox.quick:
         return Ran(_left_out(place, provider))
     return run_on(place, model, provider, samples, progress=progress)
+
+
+def placement_of(
+    model: Path,
+    provider: Provider,
+    ran: Sequence[Ran],
+    *,
+    here: bool,
+    expected: Mapping[str, NodeForecast],
+    gates: Gates,
+    threads: int = 1,
+) -> Placement | None:
+    """Where each node runs: as the provider says in this process if it is ``here``, else in its sandbox; else None.
+
+    The provider is not loaded into this process if it has just failed in one of its own. Another
+    provider's placement would say nothing.
+    """
+    if here and not any(one.failed for one in ran):
+        return read_placement(model, provider, expected=expected, gates=gates, threads=threads)
+    told = next((one.assigned for one in ran if one.assigned is not None), None)
+    return None if told is None else assigned_placement(model, provider, told, expected=expected, gates=gates)
 
 
 def check_findings(checks: Sequence[ProviderCheck]) -> list[Finding]:

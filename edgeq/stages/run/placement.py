@@ -29,14 +29,12 @@ from edgeq.stages.run.reasons import (
     why_float,
 )
 from edgeq.stages.run.refusals import Refusals, read_refusals
-from edgeq.target import Gates
+from edgeq.target import CPU_PROVIDER, Gates
 
 if TYPE_CHECKING:
     from edgeq.target import Provider
 
 __all__ = ["Placement", "assigned_placement", "read_placement"]
-
-_CPU = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True)
@@ -72,13 +70,13 @@ def read_placement(
         graph.save_model(label_nodes(model), copy)
         left: list[Finding] = []
         expected = expected or {}
-        if provider is None or provider.name == _CPU:
+        if provider is None or provider.name == CPU_PROVIDER:
             nodes, dequantizes, left = _on_cpu(model, copy, provider, expected, threads)
         else:
             nodes = _on_accelerator(model, copy, provider, expected, threads)
             dequantizes = _in_front(model, nodes)
     nodes = [_with_prediction(place, expected.get(place.node)) for place in nodes]
-    own = provider.name if provider is not None else _CPU
+    own = provider.name if provider is not None else CPU_PROVIDER
     found = gate_findings(nodes, own, expected, dequantizes, gates or Gates())
     return Placement(tuple(nodes), (*found, *prediction_findings(nodes, expected), *left))
 
@@ -124,7 +122,7 @@ def _in_front(model: ir.Model, nodes: list[NodePlacement]) -> dict[str, frozense
     by_name = {str(node.name): node for node in model.graph}
     found = {}
     for place in nodes:
-        if place.provider == _CPU:
+        if place.provider == CPU_PROVIDER:
             sources = dequantized_inputs(by_name[place.node])
             constants = [graph.constant_array(source.inputs[0]) is not None for source in sources]
             found[place.node] = frozenset("stored" if constant else "quantized" for constant in constants)
@@ -146,7 +144,7 @@ def _on_cpu(
     placed = []
     for index, kernel in kernels.by_node.items():
         node = nodes[index]
-        place = partial(NodePlacement, node=str(node.name), op_type=node.op_type, provider=_CPU)
+        place = partial(NodePlacement, node=str(node.name), op_type=node.op_type, provider=CPU_PROVIDER)
         if kernel is None:
             placed.append(place(runs_as="constant", kind="fused", why="computed while loading"))
         elif kernel.head != index:
