@@ -28,6 +28,7 @@ def export(
     metric: str | None = None,
     samples: int | None = None,
     precision: str | None = None,
+    effort: int = 1,
     max_drop: float | None = None,
     min_sqnr: float | None = None,
     max_size: int | str | None = None,
@@ -67,6 +68,8 @@ def export(
         samples: How many calibration samples to use.
         precision: Such as ``w8a8``, ``w8a16``, ``w4``; default: the target's, in order, until the
             limits are met.
+        effort: How much is tried for accuracy: 0 what follows from statistics (seconds), 1 what is found by
+            measuring block after block (minutes), 2 also what is learned (torch; longer).
         max_drop: Most that may be lost, in percentage points of the primary metric.
         min_sqnr: Least signal-to-noise ratio of the outputs, in dB.
         max_size: Largest model file, in bytes or as text such as ``"5MB"``.
@@ -112,6 +115,7 @@ def export(
         target,
         data=Data(calibration, evaluation, labels, pairs, metric, samples, seed),
         precision=precision,
+        effort=effort,
         range_method=range_method,
         bias_correction=bias_correction,
         smoothing=smoothing,

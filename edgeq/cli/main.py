@@ -12,6 +12,7 @@ from edgeq.cli.options import (
     command,
     data_options,
     default_cache,
+    effort_option,
     gate_option,
     places_option,
     print_json,
@@ -65,6 +66,7 @@ def _job(json_output: bool, options: dict[str, Any], **more: Any) -> Job:
         options["target"],
         data=data,
         precision=options["precision"],
+        effort=options.get("effort", 0),
         range_method=options["range_method"],
         task=options["task"],
         fixed_dims=parse_shapes(options["fix"]),
@@ -79,6 +81,7 @@ def _job(json_output: bool, options: dict[str, Any], **more: Any) -> Job:
 @command(cli, name="export")
 @source_options
 @data_options
+@effort_option
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="The bundle's folder [default: NAME-TARGET].")
 @click.option("--evaluation", "-e", metavar="DATA", help="Data to measure on [default: held out of --calibration].")
 @click.option("--labels", type=click.Path(path_type=Path), help="Labels of --evaluation: JSON, CSV or a class folder.")
@@ -163,6 +166,7 @@ def export_command(
 @command(cli, name="plan")
 @source_options
 @data_options
+@effort_option
 @click.option("--explain", metavar="NODE", help="Show only what concerns one node or tensor.")
 @click.option("--all", "everything", is_flag=True, help="Show weights and biases too, not only activations and skips.")
 def plan_command(json_output: bool, explain: str | None, everything: bool, **options: Any) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "command",
     "data_options",
     "default_cache",
+    "effort_option",
     "gate_option",
     "places_option",
     "print_json",
@@ -139,6 +140,12 @@ def data_options(function: Command) -> Command:
         click.option("--no-cache", is_flag=True, help="Keep no statistics."),
     )
     return _apply(decorators, function)
+
+
+def effort_option(function: Command) -> Command:
+    """``--effort``."""
+    text = "0: from statistics, in seconds; 1: also measured block after block, minutes; 2: also learned (torch)."
+    return click.option("--effort", type=click.IntRange(0, 2), default=1, show_default=True, help=text)(function)
 
 
 def gate_option(function: Command) -> Command:

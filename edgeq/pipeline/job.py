@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.errors import CalibrationError, NothingToQuantizeError
+from edgeq.errors import CalibrationError, ConfigError, NothingToQuantizeError
 from edgeq.graph import TensorInfo, check_float, input_infos, saved_bytes
 from edgeq.progress import Progress, Silent
 from edgeq.qtypes import NodeForecast, QuantPlan, Scheme, TensorStats
@@ -28,14 +28,13 @@ from edgeq.stages.calibrate.observe import calibrate
 from edgeq.stages.calibrate.peaks import observe_peaks
 from edgeq.stages.choose import (
     Layout,
-    Smoothing,
     choose_plan,
     find_islands,
     find_layout,
     forecast_floats,
     forecast_nodes,
-    smooth,
 )
+from edgeq.stages.equalize import Smoothing, smooth
 from edgeq.stages.export import load_source
 from edgeq.stages.insert import insert_qdq, verify_qdq
 from edgeq.stages.prep import Prepared, prepare
@@ -43,7 +42,11 @@ from edgeq.stages.tune import finish, shape_float
 from edgeq.stages.tune.context import find_chips
 from edgeq.target import Gate, TargetProfile, load_target
 
-__all__ = ["Job"]
+__all__ = ["EFFORTS", "Job"]
+
+EFFORTS = (0, 1, 2)
+
+Formats = Mapping[str, Any]
 
 
 @dataclass
@@ -54,13 +57,16 @@ class Job:
     dimensions by name. ``cache`` is a folder where statistics are kept. ``measure`` False leaves
     out latency and memory, ``with_fallback`` False the second graph that some targets have. ``places``
     are where the package is run besides this process. ``contexts`` names chips to compile for, besides
-    those of the target's profile. ``gates`` are those that the package must pass.
+    those of the target's profile. ``gates`` are those that the package must pass. ``effort`` says how much
+    is tried for accuracy: 0 what follows from statistics, 1 what is found by measuring block after block, 2
+    also what is learned (see ``docs/accuracy.md``).
     """
 
     origin: Any
     profile: str | os.PathLike[str]
     data: Data = field(default_factory=Data)
     precision: str | None = None
+    effort: int = 1
     range_method: str = "mse"
     bias_correction: bool = True
     smoothing: bool = True
@@ -86,6 +92,8 @@ class Job:
             CalibrationError: data that is not there.
             ProviderError: a place that is not installed, or a compiler.
         """
+        if self.effort not in EFFORTS:
+            raise ConfigError(f"there is no effort {self.effort!r}", remedy="choose 0, 1 or 2")
         _ = self.schemes, self._static  # the fallback's profile, too
         for place in self.places:
             place.require()
@@ -206,8 +214,10 @@ class Job:
     def shaped(self, scheme: Scheme) -> ir.Model:
         return shape_float(self.prepared.model, self.target, scheme)
 
-    def layout(self, shaped: ir.Model, scheme: Scheme) -> Layout:
-        return find_layout(shaped, self.target, scheme)
+    def layout(self, shaped: ir.Model, scheme: Scheme, formats: Formats | None = None) -> Layout:
+        if not formats:
+            return find_layout(shaped, self.target, scheme)
+        return find_layout(shaped, self.target, scheme, formats=formats)  # type: ignore[call-arg]
 
     def forecast(self, shaped: ir.Model, layout: Layout) -> dict[str, NodeForecast]:
         nodes = forecast_nodes(shaped, layout, self.target)
@@ -227,23 +237,25 @@ class Job:
         axes = layout.channel_axes(shaped)
         return calibrate(shaped, feed, layout.observed, channel_axis=axes, cache=self.cache, progress=self.progress)
 
-    def plan(self, scheme: Scheme) -> tuple[ir.Model, QuantPlan]:
+    def plan(self, scheme: Scheme, formats: Formats | None = None) -> tuple[ir.Model, QuantPlan]:
         """The float graph in the target's form, and every decision about it.
+
+        ``formats`` gives some nodes, by name, another format than the scheme's.
 
         Raises:
             ModelError: the model is quantized already, or holds no float32 weights.
         """
         check_float(self.source.model)
         shaped = self.shaped(scheme)
-        layout = self.layout(shaped, scheme)
+        layout = self.layout(shaped, scheme, formats)
         stats = self.statistics(shaped, layout)
         done: tuple[Smoothing, ...] = ()
         before: dict[str, NodeForecast] = {}
         if self.smoothing and stats:
-            smoothed, done = smooth(shaped, layout, stats)
+            smoothed, done = smooth(shaped, stats, integer=layout.integer, produced=layout.produced, scheme=scheme)
             if done:
                 before = self.forecast(shaped, layout)
-                shaped, layout = smoothed, self.layout(smoothed, scheme)
+                shaped, layout = smoothed, self.layout(smoothed, scheme, formats)
                 stats = self.statistics(shaped, layout)
         chosen = choose_plan(
             shaped,
@@ -265,9 +277,9 @@ class Job:
 
     # -- insert and tune
 
-    def quantize(self, scheme: Scheme) -> tuple[ir.Model, QuantPlan, ir.Model]:
+    def quantize(self, scheme: Scheme, formats: Formats | None = None) -> tuple[ir.Model, QuantPlan, ir.Model]:
         """The float graph in the target's form, the plan, and the finished QDQ model."""
-        shaped, chosen = self.plan(scheme)
+        shaped, chosen = self.plan(scheme, formats)
         _check_worth(chosen)
         model = finish(insert_qdq(shaped, chosen), self.target, scheme, chosen.islands)
         verify_qdq(model)
