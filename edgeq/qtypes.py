@@ -32,6 +32,7 @@ __all__ = [
     "Scheme",
     "TensorSpec",
     "TensorStats",
+    "Trial",
 ]
 
 _STORAGE: dict[tuple[int, bool], np.dtype] = {
@@ -332,6 +333,20 @@ class NodeForecast(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     foreseen: Kind | None = None
 
 
+class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One attempt to lower the error of a block: what was tried, and whether it was kept.
+
+    ``before_db`` and ``after_db`` are the signal-to-quantization-noise ratios of the block's outputs against
+    the float block on check samples, in dB, None for one without any error (infinite) or not finite.
+    """
+
+    block: str
+    method: str
+    before_db: float | None
+    after_db: float | None
+    kept: bool
+
+
 @dataclass(frozen=True)
 class QuantPlan:
     """All decisions for one model, one scheme and one target, in graph order.
@@ -342,6 +357,7 @@ class QuantPlan:
     ``notes`` tell, in words, what was done to the float graph before.
     ``nodes`` tells for every node of the graph, by its name, how it is expected to run, and why.
     ``islands`` names the nodes that stay float32 where the rest becomes float16, each with its reason.
+    ``trials`` tell what was tried block by block, and what came of it.
     """
 
     target: str
@@ -352,6 +368,7 @@ class QuantPlan:
     produced: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     islands: Mapping[str, str] = field(default_factory=dict)
+    trials: tuple[Trial, ...] = ()
 
     def __iter__(self) -> Iterator[Decision]:
         return iter(self.decisions)
