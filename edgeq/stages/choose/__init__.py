@@ -5,16 +5,13 @@ from edgeq.stages.choose.islands import find_islands, forecast_floats
 from edgeq.stages.choose.layout import Layout, find_layout
 from edgeq.stages.choose.plan import choose_plan
 from edgeq.stages.choose.ranges import RANGE_METHODS
-from edgeq.stages.choose.smooth import Smoothing, smooth
 
 __all__ = [
     "RANGE_METHODS",
     "Layout",
-    "Smoothing",
     "choose_plan",
     "find_islands",
     "find_layout",
     "forecast_floats",
     "forecast_nodes",
-    "smooth",
 ]

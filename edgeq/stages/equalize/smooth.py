@@ -10,15 +10,14 @@ elsewhere a float Mul is put in front of the group.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import Names, constant_array, set_initializer
-from edgeq.qtypes import TensorStats
-from edgeq.stages.choose.layout import Layout
+from edgeq.qtypes import Scheme, TensorStats
 
 __all__ = ["Smoothing", "smooth"]
 
@@ -44,15 +43,24 @@ class Smoothing:
         return f"{self.tensor} is smoothed {place} (SmoothQuant, strength {self.strength}, {gain})"
 
 
-def smooth(model: ir.Model, layout: Layout, stats: Mapping[str, TensorStats]) -> tuple[ir.Model, tuple[Smoothing, ...]]:
+def smooth(
+    model: ir.Model,
+    stats: Mapping[str, TensorStats],
+    *,
+    integer: Container[str],
+    produced: Container[str],
+    scheme: Scheme,
+) -> tuple[ir.Model, tuple[Smoothing, ...]]:
     """A copy of ``model`` that computes the same with smoother activations, and what was done.
 
-    ``stats`` need per-channel extrema; tensors without them are left alone, as are those that an
-    integer kernel produces, unless a LayerNormalization takes the division.
+    ``integer`` names the nodes that will run in integers, ``produced`` the tensors that leave an
+    integer kernel: both as the layout of the model has them. ``stats`` need per-channel extrema;
+    tensors without them are left alone, as are those that an integer kernel produces, unless a
+    LayerNormalization takes the division.
     """
     model = model.clone()
     names, done = Names(model), []
-    for value, group in _groups(model, layout):
+    for value, group in _groups(model, integer):
         seen = stats.get(str(value.name))
         norm = _foldable_norm(value, group)
         if seen is None or seen.channel_lo is None or seen.channel_hi is None:
@@ -60,9 +68,9 @@ def smooth(model: ir.Model, layout: Layout, stats: Mapping[str, TensorStats]) ->
         # A Conv may read the same tensor, and the extrema then be those of its axis 1.
         if value.shape is None or seen.channel_axis != len(value.shape) - 1:
             continue
-        if norm is None and str(value.name) in layout.produced:
+        if norm is None and str(value.name) in produced:
             continue
-        strength, gain, scale = _best(seen, _rows(group), layout)
+        strength, gain, scale = _best(seen, _rows(group), scheme)
         if strength == 0:
             continue
         if norm is not None:
@@ -75,12 +83,12 @@ def smooth(model: ir.Model, layout: Layout, stats: Mapping[str, TensorStats]) ->
     return model, tuple(done)
 
 
-def _groups(model: ir.Model, layout: Layout) -> list[tuple[ir.Value, list[ir.Node]]]:
+def _groups(model: ir.Model, integer: Container[str]) -> list[tuple[ir.Value, list[ir.Node]]]:
     """Tensors and the integer matrix products with a constant weight that read them."""
     found: dict[str, tuple[ir.Value, list[ir.Node]]] = {}
     for node in model.graph:
         value = node.inputs[0] if node.inputs else None
-        if node.op_type not in ("MatMul", "Gemm") or str(node.name) not in layout.integer or value is None:
+        if node.op_type not in ("MatMul", "Gemm") or str(node.name) not in integer or value is None:
             continue
         weight = constant_array(node.inputs[1])
         if weight is None or weight.ndim != 2 or node.attributes.get_int("transA", 0) == 1:
@@ -100,25 +108,25 @@ def _matrix(node: ir.Node) -> np.ndarray:
     return weight.T if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1 else weight
 
 
-def _best(seen: TensorStats, rows: np.ndarray, layout: Layout) -> tuple[float, float, np.ndarray]:
+def _best(seen: TensorStats, rows: np.ndarray, scheme: Scheme) -> tuple[float, float, np.ndarray]:
     """The strength with the least predicted error, its gain over doing nothing, and its scale ``[K]``."""
     assert seen.channel_lo is not None
     assert seen.channel_hi is not None
     plain = np.ones(len(seen.channel_lo))
-    before = _predicted_error(seen, rows, plain, layout)
+    before = _predicted_error(seen, rows, plain, scheme)
     largest = np.maximum(np.maximum(-seen.channel_lo, seen.channel_hi), 1e-5)
     weights = np.maximum(np.abs(rows).max(axis=1), 1e-5)
     best = (0.0, 1.0, plain)
     for strength in STRENGTHS:
         scale = largest**strength / weights ** (1 - strength)
         scale = scale / np.exp(np.log(scale).mean())
-        gain = before / max(_predicted_error(seen, rows, scale, layout), 1e-30)
+        gain = before / max(_predicted_error(seen, rows, scale, scheme), 1e-30)
         if gain > max(best[1], MIN_GAIN):
             best = (strength, gain, scale)
     return best
 
 
-def _predicted_error(seen: TensorStats, rows: np.ndarray, scale: np.ndarray, layout: Layout) -> float:
+def _predicted_error(seen: TensorStats, rows: np.ndarray, scale: np.ndarray, scheme: Scheme) -> float:
     """Expected squared error of the products' outputs from rounding, up to a common factor.
 
     Activations round by ``dx^2 / 12`` per element and pass through ``sum_k (s_k W_kn)^2``; weights
@@ -128,8 +136,8 @@ def _predicted_error(seen: TensorStats, rows: np.ndarray, scale: np.ndarray, lay
     assert seen.channel_lo is not None
     assert seen.channel_hi is not None
     smoothed = rows * scale[:, None]
-    activation_levels = 2.0 ** (layout.scheme.activation_bits or 8) - 1
-    weight_levels = 2.0 ** (layout.scheme.weight_bits - 1) - 1
+    activation_levels = 2.0 ** (scheme.activation_bits or 8) - 1
+    weight_levels = 2.0 ** (scheme.weight_bits - 1) - 1
     step = max((seen.channel_hi / scale).max(), 0.0) - min((seen.channel_lo / scale).min(), 0.0)
     from_activations = (step / activation_levels) ** 2 * np.square(smoothed).sum()
     weight_steps = np.abs(smoothed).max(axis=0) / weight_levels

@@ -9,10 +9,11 @@ from small_models import parse
 
 from edgeq.graph import input_infos
 from edgeq.metrics import sqnr_db
-from edgeq.qtypes import Scheme
+from edgeq.qtypes import Scheme, TensorStats
 from edgeq.runtime import run_model
 from edgeq.stages.calibrate import calibrate, load_feed
-from edgeq.stages.choose import choose_plan, find_layout, smooth
+from edgeq.stages.choose import Layout, choose_plan, find_layout
+from edgeq.stages.equalize import Smoothing, smooth
 from edgeq.stages.insert import insert_qdq
 from edgeq.target import load_target
 
@@ -35,12 +36,16 @@ def _quantized_sqnr(model: ir.Model, samples: list[dict[str, np.ndarray]], *, sm
         return layout, calibrate(m, feed, layout.observed, channel_axis=layout.channel_axes(m))
 
     layout, stats = statistics(model)
-    work, done = smooth(model, layout, stats) if smoothing else (model, ())
+    work, done = _smooth(model, layout, stats) if smoothing else (model, ())
     if done:
         layout, stats = statistics(work)
     quantized = insert_qdq(work, choose_plan(work, layout, stats, target))
     reference = np.stack([run_model(model, sample)["y"] for sample in samples])
     return sqnr_db(reference, np.stack([run_model(quantized, sample)["y"] for sample in samples])), len(done)
+
+
+def _smooth(model: ir.Model, layout: Layout, stats: dict[str, TensorStats]) -> tuple[ir.Model, tuple[Smoothing, ...]]:
+    return smooth(model, stats, integer=layout.integer, produced=layout.produced, scheme=layout.scheme)
 
 
 def weight() -> np.ndarray:
@@ -73,7 +78,7 @@ def test_channels_of_another_axis_are_left_alone(length: int) -> None:
     samples = [{"x": sample} for sample in rows]
     layout, stats = _stats(model, samples)
     assert stats["h"].channel_axis == 1
-    assert smooth(model, layout, stats)[1] == ()
+    assert _smooth(model, layout, stats)[1] == ()
 
 
 def _stats(model: ir.Model, samples: list[dict[str, np.ndarray]]):
@@ -85,7 +90,7 @@ def _stats(model: ir.Model, samples: list[dict[str, np.ndarray]]):
 def test_the_function_stays_the_same_and_the_original_is_untouched() -> None:
     model, samples = parse_matmul(), _samples(60.0)
     before = [node.op_type for node in model.graph]
-    work, done = smooth(model, *_stats(model, samples))
+    work, done = _smooth(model, *_stats(model, samples))
     assert done[0].tensor == "h"
     assert not done[0].folded
     assert [node.op_type for node in model.graph] == before
@@ -95,7 +100,7 @@ def test_the_function_stays_the_same_and_the_original_is_untouched() -> None:
 
 def test_even_channels_are_left_alone() -> None:
     model = parse_matmul()
-    work, done = smooth(model, *_stats(model, _samples(1.0)))
+    work, done = _smooth(model, *_stats(model, _samples(1.0)))
     assert done == ()
     assert [node.op_type for node in work.graph] == ["Gelu", "MatMul"]
 
@@ -117,7 +122,7 @@ def test_a_layer_norm_takes_the_division_if_nothing_else_reads_it(graph: str, fo
     gamma[5] = 40
     model = parse(graph, gamma=gamma, beta=np.full(K, 0.1, np.float32), w=weight())
     samples = _samples(1.0)
-    work, done = smooth(model, *_stats(model, samples))
+    work, done = _smooth(model, *_stats(model, samples))
     assert [step.folded for step in done] == [folded]
     assert ("Mul" in [node.op_type for node in work.graph]) is not folded
     for name, reference in run_model(model, samples[0]).items():
@@ -131,7 +136,7 @@ def test_all_readers_of_a_tensor_share_one_scale() -> None:
     )
     model = parse(graph, w=weight(), v=weight())
     samples = _samples(60.0)
-    work, done = smooth(model, *_stats(model, samples))
+    work, done = _smooth(model, *_stats(model, samples))
     assert len(done) == 1
     assert [node.op_type for node in work.graph].count("Mul") == 1
     for name, reference in run_model(model, samples[0]).items():
@@ -144,5 +149,5 @@ def test_a_tensor_from_an_integer_kernel_is_left_alone() -> None:
     first = (RNG.normal(size=(K, K)) / 8).astype(np.float32)
     first[:, 5] *= 60
     model = parse(graph, v=first, w=weight())
-    _, done = smooth(model, *_stats(model, _samples(1.0)))
+    _, done = _smooth(model, *_stats(model, _samples(1.0)))
     assert [step.tensor for step in done if step.tensor == "h"] == []
