@@ -8,8 +8,8 @@ import onnx_ir as ir
 
 from edgeq.graph import constant_array, outer_nodes
 from edgeq.qtypes import Kind, NodeForecast
+from edgeq.roles import is_float, roles_of
 from edgeq.stages.choose.layout import Layout
-from edgeq.stages.choose.roles import is_float, roles_of
 from edgeq.target import CPU_PROVIDER, Capability, TargetProfile
 
 __all__ = ["forecast_nodes"]

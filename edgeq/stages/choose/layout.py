@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from edgeq.graph import constant_array, outer_nodes
 from edgeq.qtypes import Scheme
-from edgeq.stages.choose.roles import is_float, roles_of
+from edgeq.roles import is_float, roles_of
 from edgeq.target import Capability, TargetProfile
 
 __all__ = ["Layout", "find_layout"]

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.affine import fake_quantize, range_to_qparams
+from edgeq.bias import bias_decision, bias_name, corrected_bias
 from edgeq.errors import ConfigError
 from edgeq.float16 import half_scale
 from edgeq.graph import constant_array
@@ -27,13 +28,12 @@ from edgeq.qtypes import (
     TensorSpec,
     TensorStats,
 )
-from edgeq.stages.choose.bias import bias_decision, bias_name, corrected_bias
+from edgeq.roles import channel_axis, is_float, roles_of
 from edgeq.stages.choose.dead_zones import cut_by_clip, live_range
 from edgeq.stages.choose.forecast import forecast_nodes
 from edgeq.stages.choose.layout import Layout
 from edgeq.stages.choose.pairs import limit_pairs, multiplied_rows
 from edgeq.stages.choose.ranges import RANGE_METHODS
-from edgeq.stages.choose.roles import channel_axis, is_float, roles_of
 from edgeq.stages.choose.weights import weight_qparams
 from edgeq.target import Capability, TargetProfile
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from edgeq.affine import legal_scale
 from edgeq.qtypes import Decision, IntType, PerAxis, PerTensor, QParams, TensorSpec
-from edgeq.stages.choose.roles import channel_axis
+from edgeq.roles import channel_axis
 
 __all__ = ["bias_decision", "bias_name", "corrected_bias"]
 
