@@ -1,0 +1,121 @@
+"""The solver against trying everything."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from edgeq.stages.mix.problem import FLOAT, Link, Option, Problem, Unit, total
+from edgeq.stages.mix.solve import solve
+
+
+def random_problem(seed: int, units: int = 6) -> Problem:
+    """Chains with branches, two or three options each, noises over many orders of magnitude."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(units):
+        options = [
+            Option("w8a8", 8, 10 ** rng.uniform(-6, -1), rng.uniform(0.1, 1), 100.0),
+            Option("float", FLOAT, 0.0, rng.uniform(0.5, 3), 400.0),
+        ]
+        if rng.random() < 0.5:
+            options.insert(1, Option("w8a16", 16, options[0].noise, rng.uniform(0.2, 2), 100.0))
+        if rng.random() < 0.3:
+            options.append(Option("w4", FLOAT, 10 ** rng.uniform(-4, -1), rng.uniform(0.5, 3), 50.0))
+        made.append(Unit(f"u{number}", tuple(options)))
+    links = [Link("in", None, (0, 1), {8: 10 ** rng.uniform(-6, -2)}, {(FLOAT, 8): 0.3, (FLOAT, 16): 0.3})]
+    for number in range(units):
+        readers = tuple(int(r) for r in np.unique(rng.integers(number + 1, units, 2))) if number + 1 < units else ()
+        eight = 10 ** rng.uniform(-6, -1)
+        costs = {(a, b): rng.uniform(0, 0.5) for a in (FLOAT, 8, 16) for b in (FLOAT, 8, 16) if a != b}
+        noise = {8: eight, 16: eight / 65536}
+        links.append(Link(f"t{number}", number, readers, noise, costs, fed_out=not readers or rng.random() < 0.2))
+    needs = tuple((int(a), int(a) - 1) for a in rng.choice(range(1, units), 2, replace=False))
+    return Problem(tuple(made), tuple(links), needs, base_cost=0.7, base_size=10.0)
+
+
+def brute_force(problem: Problem, minimize: str, noise: float, cost: float, size: float) -> float | None:
+    """The least value of what keeps to the budgets."""
+    best = None
+    for chosen in itertools.product(*(range(len(unit.options)) for unit in problem.units)):
+        domains = [unit.options[i].domain for unit, i in zip(problem.units, chosen, strict=True)]
+        if any(domains[a] != FLOAT and domains[b] == FLOAT for a, b in problem.needs):
+            continue
+        found = total(problem, chosen)
+        if found.noise <= noise and found.cost <= cost and found.size <= size:
+            value = found.noise if minimize == "noise" else found.cost
+            best = value if best is None else min(best, value)
+    return best
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("minimize", ["noise", "cost"])
+def test_nothing_is_better_than_what_the_solver_finds(seed: int, minimize: str) -> None:
+    problem = random_problem(seed)
+    low = total(problem, problem.uniform(["w8a8"]))
+    budgets = {
+        "max_noise": low.noise * 0.5 if minimize == "cost" else math.inf,
+        "max_cost": low.cost * 1.3 if minimize == "noise" else math.inf,
+        "max_size": low.size * 2,
+    }
+    best = brute_force(problem, minimize, *budgets.values())
+    found = solve(problem, minimize=minimize, **budgets)  # type: ignore[arg-type]
+    if best is None:
+        assert found is None
+        return
+    assert found is not None
+    value = getattr(total(problem, found), minimize)
+    span = max(total(problem, problem.uniform([n])).cost for n in ("w8a8", "float"))
+    # The tie-breaker may cost a ten-thousandth of the range.
+    assert value == pytest.approx(best, rel=1e-3, abs=3e-4 * (span if minimize == "cost" else low.noise))
+
+
+def test_the_totals_are_what_a_hand_adds_up() -> None:
+    problem = Problem(
+        (
+            Unit("a", (Option("w8a8", 8, 0.01, 1.0, 10.0), Option("float", FLOAT, 0.0, 3.0, 40.0))),
+            Unit("b", (Option("w8a8", 8, 0.02, 2.0, 20.0), Option("float", FLOAT, 0.0, 5.0, 80.0))),
+        ),
+        (
+            Link("x", None, (0,), {8: 0.001}, {(FLOAT, 8): 0.5}),
+            Link("t", 0, (1,), {8: 0.005}, {(8, FLOAT): 0.25, (FLOAT, 8): 0.75}),
+            Link("y", 1, (), {8: 0.003}, {(8, FLOAT): 0.125}, fed_out=True),
+        ),
+        base_cost=1.0,
+        base_size=5.0,
+    )
+    both = total(problem, (0, 0))
+    assert (both.noise, both.cost, both.size) == pytest.approx((0.039, 1 + 3 + 0.5 + 0.125, 35.0))
+    first = total(problem, (0, 1))
+    # The tensor between them is still written in 8 bits: its noise stays.
+    assert (first.noise, first.cost, first.size) == pytest.approx((0.016, 1 + 6 + 0.5 + 0.25, 95.0))
+    assert total(problem, (1, 1)).noise == 0
+
+
+def test_a_poisonous_tensor_takes_both_its_neighbours_to_floats() -> None:
+    units = tuple(
+        Unit(f"u{i}", (Option("w8a8", 8, 1e-5, 1.0, 1.0), Option("float", FLOAT, 0.0, 2.0, 4.0))) for i in range(6)
+    )
+    links = tuple(
+        Link(f"t{i}", i, (i + 1,) if i < 5 else (), {8: 0.5 if i == 2 else 1e-5}, {(8, FLOAT): 0.1, (FLOAT, 8): 0.1})
+        for i in range(6)
+    )
+    found = solve(Problem(units, links), minimize="cost", max_noise=0.01)
+    assert found == (0, 0, 1, 1, 0, 0)
+
+
+def test_needs_are_kept_and_units_can_be_fixed() -> None:
+    units = tuple(
+        Unit(f"u{i}", (Option("w8a8", 8, 0.1 * i, 1.0, 1.0), Option("float", FLOAT, 0.0, 2.0, 4.0))) for i in range(3)
+    )
+    assert solve(Problem(units, needs=((1, 2),)), minimize="cost", max_noise=0.15) == (0, 1, 1)
+    assert solve(Problem(units), minimize="cost", fixed={0: 1}) == (1, 0, 0)
+    assert solve(Problem(units), minimize="cost", fixed={2: 0}, max_noise=0.1) is None
+
+
+def test_what_cannot_be_is_none() -> None:
+    problem = random_problem(0)
+    assert solve(problem, minimize="cost", max_size=1.0) is None
