@@ -1,0 +1,11 @@
+"""ONNX graphs in torch, for what needs gradients: run between any tensors, fake-quantize, score sensitivity.
+
+The whole folder imports torch; the rest of edgeq imports it lazily.
+"""
+
+from __future__ import annotations
+
+from edgeq.torch_graph.fake_quant import LearnedScale, expand, fake_quantize
+from edgeq.torch_graph.graph import TorchGraph, unsupported
+
+__all__ = ["LearnedScale", "TorchGraph", "expand", "fake_quantize", "unsupported"]
