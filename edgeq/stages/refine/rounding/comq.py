@@ -31,9 +31,9 @@ def comq(
     """``(scale, levels)``, float64 and int32 ``[G, M, K]``, of no higher cost than the start.
 
     ``start`` are levels ``[G, M, K]`` within the limits; without, ``target / scale`` is rounded to nearest. Each
-    sweep sets every column in turn, the loudest first, to the level that is best while all others stay
-    (equation 6). With ``scales`` the scale is set to its optimum for the levels after each sweep (equation 7),
-    unless ``spec`` allows powers of two or whole multiples only. ``scale`` is ``[G or 1, M or 1, blocks or 1]``, its values those of float32.
+    sweep sets every column in turn, the loudest first, to the level that is best while all others stay. With
+    ``scales`` the scale is set to its optimum for the levels after each sweep, unless ``spec`` allows powers of
+    two or whole multiples only. ``scale`` is ``[G or 1, M or 1, blocks or 1]``, its values those of float32.
     """
     limits = limits or Limits.of(spec)
     scale = scale.astype(np.float64)

@@ -1,6 +1,6 @@
 """GPTQ: round column by column, and let the columns still to come make good each error.
 
-Frantar et al. 2022, arXiv 2210.17323, equations 2 and 3 with the Cholesky form of section 3.3.
+Frantar et al. 2022, arXiv 2210.17323: the update of equation 2 for a fixed order, in a Cholesky form.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def gptq(problem: Quadratic, scale: np.ndarray, spec: TensorSpec, *, limits: Lim
 
     With ``gram = R R^T``, R upper triangular, the cost is ``|R^T e|^2``, and row i of ``R^T`` reads the errors
     up to i alone: the best real number for column i, the errors before it given and those behind it free, is
-    ``target_i + sum_{j<i} R_ji e_j / R_ii``. These are the paper's updates (equation 3) without the inverse of
-    the gram (Chen et al. 2025, arXiv 2507.18553: GPTQ is Babai's nearest plane algorithm).
+    ``target_i + sum_{j<i} R_ji e_j / R_ii``. These are the paper's updates without the inverse of the
+    gram (Chen et al. 2025, arXiv 2507.18553: GPTQ is Babai's nearest plane algorithm).
     """
     groups, rows, size = problem.target.shape
     order = problem.order

@@ -49,7 +49,7 @@ def round_layer(
     scales: bool = False,
     bias: bool = True,
     held: np.ndarray | None = None,
-    limits: Limits | None = None,
+    pair_limit: int | None = None,
     damping: float = 0.01,
 ) -> Rounded:
     """Round the float ``weight`` of ``node`` so that its outputs are closest to the float model's.
@@ -57,12 +57,13 @@ def round_layer(
     ``qparams`` gives the form of the scales and their start; with ``scales`` they are searched
     (``sequential_mse``) and refitted (COMQ). ``bias`` says that the layer's bias will take ``shift``: then only
     what varies counts. ``held`` is the weight on the grid that is stored now (default: ``weight`` rounded to
-    nearest); a channel for which nothing better is found keeps it. ``limits`` default to those of the type.
+    nearest); a channel for which nothing better is found keeps it. ``pair_limit`` is the target's, where its kernels
+    multiply this weight by integers of 8 bits: then ``held`` must keep to it.
 
     Raises:
         ValueError: scales in blocks that do not follow the layer's sums, or an asymmetric weight.
     """
-    spec, limits = qparams.spec, limits or Limits.of(qparams.spec)
+    spec, limits = qparams.spec, Limits.in_pairs(node, weight, qparams.spec, pair_limit)
     if (qparams.zero_point.astype(np.int64) != spec.middle).any():
         raise ValueError(f"{node.name!r}: only symmetric weights are rounded here")
     start = scale_matrix(node, qparams, weight.shape)

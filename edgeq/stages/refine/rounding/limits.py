@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx_ir as ir
 
-from edgeq.qtypes import TensorSpec
+from edgeq.pairs import multiplied_rows
+from edgeq.qtypes import IntType, TensorSpec
+from edgeq.stages.refine.rounding.moments import weight_matrix
 
 __all__ = ["Limits"]
 
@@ -27,6 +30,26 @@ class Limits:
     @classmethod
     def of(cls, spec: TensorSpec) -> Limits:
         return cls(spec.qmin - spec.middle, spec.qmax - spec.middle)
+
+    @classmethod
+    def in_pairs(cls, node: ir.Node, weight: np.ndarray, spec: TensorSpec, most: int | None) -> Limits:
+        """Those of a kernel that adds two products in 16 bits: ``most`` is the target's ``pair_limit``, or None.
+
+        Only products of 8-bit integers saturate, and a depthwise Conv widens each (``edgeq.pairs``).
+        """
+        limits = cls.of(spec)
+        order = None
+        if most is not None and spec.dtype == IntType(8, True):
+            order = multiplied_rows(node, np.arange(weight.size).reshape(weight.shape))
+        if most is None or order is None:
+            return limits
+        matrix = weight_matrix(node, np.arange(weight.size).reshape(weight.shape))
+        # All output channels are multiplied in the same order, so that the first one tells of all.
+        place = np.argsort(matrix[0, 0])[np.searchsorted(np.sort(matrix[0, 0]), order[0])]
+        partner = np.full(len(place), -1)
+        even = place[: len(place) // 2 * 2].reshape(-1, 2)
+        partner[even[:, 0]], partner[even[:, 1]] = even[:, 1], even[:, 0]
+        return replace(limits, partner=partner, most=most)
 
     def permuted(self, order: np.ndarray) -> Limits:
         """The same for columns in ``order``, ``[G, K]``."""

@@ -215,7 +215,7 @@ class _Axis:
     transposed: bool
 
     def taps(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The index of each tap of outputs ``at`` ``[R]``, clipped to the input, and whether it is inside: ``[R, k]``."""
+        """The input that each tap of outputs ``at`` ``[R]`` reads, clipped, and whether there is one: ``[R, k]``."""
         taps = np.arange(self.kernel)[None, :] * self.dilation
         if self.transposed:
             reach = at[:, None] + self.before - taps

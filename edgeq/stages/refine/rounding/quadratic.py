@@ -47,7 +47,7 @@ def quadratic(matrix: np.ndarray, moments: Moments, *, centered: bool = True, da
     the layers before it lost. With ``C = E[x_f x_q^T]`` and ``H = E[x_q x_q^T] + d I`` the minimum over real
     numbers is ``(W C + d W) H^-1``. ``centered`` takes covariances: a bias then absorbs the means
     (``bias_shift``). ``damping`` is ``d`` as a share of the mean diagonal (GPTQ, Frantar et al. 2022, arXiv
-    2210.17323, section 3.3): it makes dead inputs and few samples harmless, as what the data does not tell
+    2210.17323, step 3): it makes dead inputs and few samples harmless, as what the data does not tell
     keeps the float weight.
     """
     gram, cross = moments.gram, moments.cross
