@@ -13,6 +13,8 @@ import ml_dtypes
 import msgspec
 import numpy as np
 
+from edgeq.formats import NodeFormat, Scheme
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -23,6 +25,7 @@ __all__ = [
     "IntType",
     "Kind",
     "NodeForecast",
+    "NodeFormat",
     "PerAxis",
     "PerBlock",
     "PerTensor",
@@ -234,62 +237,6 @@ class TensorStats:
             raise ValueError(f"extrema must be finite and ordered, got [{self.lo}, {self.hi}]")
 
 
-@dataclass(frozen=True, slots=True)
-class Scheme:
-    """What to quantize, as one says it: ``w8a8``, ``w8a16``, ``w4_b32`` (weight-only, blocks of 32), ``fp16``.
-
-    ``activation_bits`` is None for weight-only schemes; ``block`` is None for per-channel weights. ``fp16``
-    quantizes nothing: its 16 bits of weights and activations are those of a float.
-    """
-
-    weight_bits: int
-    activation_bits: int | None
-    block: int | None = None
-
-    @classmethod
-    def parse(cls, name: str) -> Scheme:
-        """Raises ValueError, naming the grammar, if ``name`` is not a scheme."""
-        import re
-
-        if name == "fp16":
-            return cls(16, None)
-        match = re.fullmatch(r"w(2|4|8)(?:a(8|16))?(?:_b(\d+))?", name)
-        if not match:
-            raise ValueError(
-                f"unknown precision {name!r}: write w<bits>a<bits> such as w8a8 or w8a16, "
-                "weight-only w8, w4 or w2 with an optional block size such as w4_b32, or fp16"
-            )
-        weight, activation, block = match.groups()
-        if activation is None and block is None:
-            block = "32"
-        return cls(int(weight), int(activation) if activation else None, int(block) if block else None)
-
-    def __post_init__(self) -> None:
-        if self.block is not None and (self.block < 16 or self.block & (self.block - 1)):
-            raise ValueError(f"block size must be a power of two of at least 16, got {self.block}")
-
-    @property
-    def name(self) -> str:
-        if self.floating:
-            return "fp16"
-        activation = f"a{self.activation_bits}" if self.activation_bits else ""
-        return f"w{self.weight_bits}{activation}" + (f"_b{self.block}" if self.block else "")
-
-    @property
-    def weight_only(self) -> bool:
-        return self.activation_bits is None and not self.floating
-
-    @property
-    def floating(self) -> bool:
-        """Whether nothing is quantized: all numbers are floats of 16 bits."""
-        return self.weight_bits == 16
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether the ranges of activations must be known."""
-        return self.activation_bits is not None
-
-
 Role = Literal["activation", "operand", "weight", "bias"]
 """An operand is a quantized activation that its consumer reads in another integer type."""
 
@@ -357,7 +304,8 @@ class QuantPlan:
     ``notes`` tell, in words, what was done to the float graph before.
     ``nodes`` tells for every node of the graph, by its name, how it is expected to run, and why.
     ``islands`` names the nodes that stay float32 where the rest becomes float16, each with its reason.
-    ``trials`` tell what was tried block by block, and what came of it.
+    ``trials`` tell what was tried block by block, and what came of it. ``dynamic`` names the nodes that
+    find the range of their activations at run time: their weights are integers, their inputs floats.
     """
 
     target: str
@@ -369,6 +317,7 @@ class QuantPlan:
     notes: tuple[str, ...] = ()
     islands: Mapping[str, str] = field(default_factory=dict)
     trials: tuple[Trial, ...] = ()
+    dynamic: frozenset[str] = frozenset()
 
     def __iter__(self) -> Iterator[Decision]:
         return iter(self.decisions)

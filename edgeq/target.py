@@ -140,6 +140,8 @@ class Weights(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     or ONNX Runtime's MatMulNBits (``"matmulnbits"``) with ``accuracy_level`` (0: the provider's own,
     1: float32, 2: float16, 4: int8 activations). ``block_scale`` is how the scale of a block is stored:
     ``"float32"``, or ``"uint4"`` times a float per channel (low-power block quantization, LPBQ).
+    ``beside_integers`` is how weight-only matrices are written in a graph whose other nodes read quantized
+    activations: not at all, or as MatMulNBits.
     """
 
     types: dict[str, str] = {}
@@ -150,6 +152,7 @@ class Weights(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     form: Literal["qdq", "matmulnbits"] = "qdq"
     accuracy_level: Literal[0, 1, 2, 4] = 0
     block_scale: Literal["float32", "uint4"] = "float32"
+    beside_integers: Literal["none", "matmulnbits"] = "none"
     source: str
 
 
@@ -168,6 +171,7 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
         ``elementwise``: an integer kernel worth using between quantized neighbours only.
         ``moves-data``: works on any integers; input and output share one scale.
         ``weight-only``: a constant weight in blocks, float activations.
+        ``dynamic``: a constant weight, activations whose range is found at run time.
         ``table``: rows of a constant are looked up (Gather) and dequantized after the look-up.
         ``float``: runs in floats (see ``Floats.runs``).
     ``passive``: no Q/DQ is asked for, but the provider uses those of the neighbours: it computes in
@@ -194,7 +198,7 @@ class Capability(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """
 
     ops: tuple[str, ...]
-    kind: Literal["compute", "elementwise", "moves-data", "weight-only", "table", "float"]
+    kind: Literal["compute", "elementwise", "moves-data", "weight-only", "dynamic", "table", "float"]
     activation_bits: tuple[int, ...] = ()
     weight_bits: tuple[int, ...] = ()
     output: Literal["required", "optional"] = "required"

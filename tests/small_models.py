@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx import numpy_helper
 
 from edgeq.graph import input_infos, name_nodes
-from edgeq.qtypes import QuantPlan, Scheme, TensorStats
+from edgeq.qtypes import NodeFormat, QuantPlan, Scheme, TensorStats
 from edgeq.runtime import run_model
 from edgeq.stages.calibrate import calibrate, load_feed
 from edgeq.stages.choose import Layout, choose_plan, find_layout
@@ -82,14 +82,15 @@ def quantized(
     feed: Sequence[dict[str, np.ndarray]] | None = None,
     range_method: str = "mse",
     bias_correction: bool = True,
-    bits: Mapping[str, int] | None = None,
+    formats: Mapping[str, str] | None = None,
 ) -> Chain:
-    """The stages from shaping to finishing, as the pipeline runs them."""
+    """The stages from shaping to finishing, as the pipeline runs them; ``formats`` by name of node, such as "w8a16"."""
     profile = load_target(target) if isinstance(target, str) else target
     parsed = Scheme.parse(scheme)
     drawn = list(feed) if feed is not None else samples(model)
     shaped = shape_float(model, profile, parsed)
-    layout = find_layout(shaped, profile, parsed, bits=bits)
+    own = {name: NodeFormat.parse(text) for name, text in (formats or {}).items()}
+    layout = find_layout(shaped, profile, parsed, formats=own)
     stats = {}
     if layout.observed:
         data = load_feed(drawn, input_infos(model))

@@ -217,7 +217,7 @@ class Job:
     def layout(self, shaped: ir.Model, scheme: Scheme, formats: Formats | None = None) -> Layout:
         if not formats:
             return find_layout(shaped, self.target, scheme)
-        return find_layout(shaped, self.target, scheme, formats=formats)  # type: ignore[call-arg]
+        return find_layout(shaped, self.target, scheme, formats=formats)
 
     def forecast(self, shaped: ir.Model, layout: Layout) -> dict[str, NodeForecast]:
         nodes = forecast_nodes(shaped, layout, self.target)

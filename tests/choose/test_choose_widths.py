@@ -38,7 +38,7 @@ def chain(
     bits: dict[str, int] | None, target: str | TargetProfile = NPU, text: str = RESIDUAL, **more: object
 ) -> Chain:
     used = {name: array for name, array in {**CONSTANTS, **more}.items() if name in text}
-    return quantized(parse(text, **used), target, bits=bits)
+    return quantized(parse(text, **used), target, formats={name: f"a{width}" for name, width in (bits or {}).items()})
 
 
 def types(made: Chain) -> dict[str, str]:

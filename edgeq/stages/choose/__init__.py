@@ -2,6 +2,7 @@
 
 from edgeq.stages.choose.forecast import forecast_nodes
 from edgeq.stages.choose.islands import find_islands, forecast_floats
+from edgeq.stages.choose.kernels import formats_of
 from edgeq.stages.choose.layout import Layout, find_layout
 from edgeq.stages.choose.plan import choose_plan
 from edgeq.stages.choose.ranges import RANGE_METHODS
@@ -14,4 +15,5 @@ __all__ = [
     "find_layout",
     "forecast_floats",
     "forecast_nodes",
+    "formats_of",
 ]

@@ -88,7 +88,8 @@ class _Forecaster:
     def _passive_capability(self, node: ir.Node) -> Capability | None:
         if str(node.name) in self.layout.integer or str(node.name) in self.layout.absorbed:
             return None
-        bits = self.layout.scheme.activation_bits
+        value = node.inputs[0] if node.inputs else None
+        bits = self.layout.bits_of("" if value is None else str(value.name))
         capabilities = self.target.capabilities(node.op_type)
         return next((c for c in capabilities if c.passive and bits in c.activation_bits), None)
 

@@ -6,18 +6,21 @@ calibration, so that only tensors which need statistics are observed.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from edgeq.graph import constant_array, outer_nodes
-from edgeq.qtypes import Scheme
+from edgeq.qtypes import NodeFormat, Scheme
 from edgeq.roles import is_float, roles_of
+from edgeq.stages.choose.kernels import bounds_refusal, find_kernel
 from edgeq.target import Capability, TargetProfile
 
-__all__ = ["Layout", "find_layout"]
+__all__ = ["Layout", "effective_format", "find_layout"]
+
+_QUANTIZING = frozenset({"compute", "elementwise", "moves-data"})
+"""The kinds that read and write quantized activations; of the others only a weight is stored in integers."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Layout:
     ``constants`` the owners that are constants: a table, whose scale its looked-up rows share.
     ``node_bits`` and ``tensor_bits`` hold the nodes and tensors whose activations have another width
     than the scheme's: a kernel reads and writes one width, a tensor has that of the kernel it leaves,
-    or, computed in float, the largest of its readers'.
+    or, computed in float, the largest of its readers'. ``formats`` holds the nodes that were given a
+    format of their own, ``ranged`` the tensors whose range is found at run time, with the nodes for which it is.
     """
 
     scheme: Scheme
@@ -45,14 +49,28 @@ class Layout:
     constants: frozenset[str] = field(default_factory=frozenset)
     node_bits: Mapping[str, int] = field(default_factory=dict)
     tensor_bits: Mapping[str, int] = field(default_factory=dict)
+    formats: Mapping[str, NodeFormat] = field(default_factory=dict)
+    ranged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def bits_in(self, node: str) -> int | None:
-        """The width of the activations that ``node`` reads and writes; None in weight-only schemes."""
-        return self.node_bits.get(node, self.scheme.activation_bits)
+        """The width of the static activations that ``node`` reads and writes; None where it has none."""
+        capability = self.integer.get(node)
+        if capability is not None and capability.kind in ("weight-only", "dynamic"):
+            return None
+        return self.node_bits.get(node, self.scheme.static_bits)
 
     def bits_of(self, tensor: str) -> int | None:
-        """The width in which ``tensor`` is quantized; None in weight-only schemes."""
-        return self.tensor_bits.get(tensor, self.scheme.activation_bits)
+        """The width in which ``tensor`` is quantized; None where only weights are."""
+        return self.tensor_bits.get(tensor, self.scheme.static_bits)
+
+    def format_of(self, node: str) -> NodeFormat:
+        """The format that was asked for: the node's own, or the scheme's."""
+        return effective_format(self.formats.get(node), self.scheme)
+
+    @property
+    def dynamic(self) -> frozenset[str]:
+        """The nodes that find the range of their activations at run time."""
+        return frozenset(name for name, capability in self.integer.items() if capability.kind == "dynamic")
 
     @property
     def observed(self) -> tuple[str, ...]:
@@ -75,50 +93,66 @@ class Layout:
         return axes
 
 
+def effective_format(own: NodeFormat | None, scheme: Scheme) -> NodeFormat:
+    """``own``, with the scheme's weights where it names none; the scheme's format where there is none."""
+    if own is None:
+        return scheme.format
+    if own.weight_bits is None and own.activation_bits is not None and not scheme.floating:
+        block = None if scheme.weight_only else scheme.block
+        return NodeFormat(scheme.weight_bits, own.activation_bits, own.dynamic, block)
+    return own
+
+
 def find_layout(
-    model: ir.Model, target: TargetProfile, scheme: Scheme, *, bits: Mapping[str, int] | None = None
+    model: ir.Model, target: TargetProfile, scheme: Scheme, *, formats: Mapping[str, NodeFormat] | None = None
 ) -> Layout:
     """Decide for every node of the main graph whether it runs in integers on ``target``.
 
-    ``bits`` gives some nodes another width of activations than the scheme's, by name: 16-bit islands
-    for what 8 bits break. A node that has kernels of the other width only becomes one by itself. Kernels
-    that only move data take the width of what they move.
+    ``formats`` gives some nodes, by name, another format than the scheme's: float, 16-bit islands for what
+    8 bits break, other weights, weights alone, ranges found at run time. ``formats_of`` tells what a target
+    offers; a node that cannot have its format stays float, and ``reasons`` says why. A node without a format
+    of its own that has kernels of another width only becomes an island by itself. Kernels that only move
+    data take the width of what they move.
     """
-    search = _Search(model, target, scheme, bits or {})
+    search = _Search(model, target, scheme, formats or {})
     search.nominate()
-    if not scheme.weight_only:
-        search.absorb()
-        search.move_widths()
-        if not target.floats.avoid:
-            search.prune()
+    search.absorb()
+    search.move_widths()
+    if not target.floats.avoid:
+        search.prune()
     return search.layout()
 
 
 class _Search:
     """One search; the methods run once, in the order of ``find_layout``."""
 
-    def __init__(self, model: ir.Model, target: TargetProfile, scheme: Scheme, bits: Mapping[str, int]) -> None:
+    def __init__(
+        self, model: ir.Model, target: TargetProfile, scheme: Scheme, formats: Mapping[str, NodeFormat]
+    ) -> None:
         self.nodes = list(model.graph)
         self.outer = outer_nodes(model)
-        self.inside = Counter(self.outer.values())
         self.target = target
         self.scheme = scheme
+        names = {str(node.name) for node in self.nodes}
+        self.formats = {name: own for name, own in formats.items() if name in names}
         self.integer: dict[str, Capability] = {}
         self.reasons: dict[str, str] = {}
         self.absorbed: dict[str, str] = {}
         self.absorbing: dict[str, ir.Node] = {}
         self.constants: set[str] = set()
-        self.widths: dict[str, int] = dict(bits)
+        widths = {name: own.static_bits for name, own in self.formats.items()}
+        self.widths: dict[str, int] = {name: bits for name, bits in widths.items() if bits is not None}
 
     # -- step 1: what could run in integers, judged node by node
 
     def nominate(self) -> None:
         for node in self.nodes:
             name = str(node.name)
-            choice = self._capability(node, self._bits(name))
+            wanted = effective_format(self.formats.get(name), self.scheme)
+            choice = find_kernel(node, self.target, self.scheme, wanted, wanted.static_bits)
             width = self._other_width()
-            if isinstance(choice, str) and name not in self.widths and width is not None:
-                other = self._capability(node, width)
+            if isinstance(choice, str) and name not in self.formats and width is not None:
+                other = find_kernel(node, self.target, self.scheme, wanted, width)
                 if not isinstance(other, str) and other.kind in ("compute", "elementwise"):
                     choice, self.widths[name] = other, width
             if isinstance(choice, str):
@@ -127,7 +161,7 @@ class _Search:
                 self.integer[name] = choice
 
     def _bits(self, name: str) -> int | None:
-        return None if self.scheme.weight_only else self.widths.get(name, self.scheme.activation_bits)
+        return self.widths.get(name, self.scheme.static_bits)
 
     def _other_width(self) -> int | None:
         """What a kernel may have that has none of the scheme's width.
@@ -135,73 +169,10 @@ class _Search:
         Fewer bits only where floats are to be avoided: there a provider takes an operator between Q and DQ
         for an integer one, whether its kernel of that width is right or not (the HTP's Log of 16 bits: -7 dB).
         """
-        other = {8: 16, 16: 8}.get(self.scheme.activation_bits or 0)
+        other = {4: 8, 8: 16, 16: 8}.get(self.scheme.static_bits or 0)
         if str(other) not in self.target.activations.types or (other == 8 and not self.target.floats.avoid):
             return None
         return other
-
-    def _capability(self, node: ir.Node, bits: int | None) -> Capability | str:
-        """The first capability that fits ``node`` with activations of ``bits``, or why there is none."""
-        inside = self.inside[node]
-        if inside:
-            return f"the {inside} nodes inside {node.op_type} stay float"
-        if node.domain not in ("", "ai.onnx"):
-            return f"{self.target.name} has no integer kernel for {node.domain}::{node.op_type}"
-        if not any(is_float(value) for value in node.inputs) or not is_float(node.outputs[0]):
-            return "works on integers already"
-        if self.scheme.floating:
-            return "fp16 quantizes nothing"
-        reason = f"{self.target.name} has no integer kernel for {node.op_type} in {self.scheme.name}"
-        for capability in self.target.capabilities(node.op_type):
-            if capability.passive or capability.kind == "float":
-                continue
-            if capability.kind != "table" and (capability.kind == "weight-only") != self.scheme.weight_only:
-                continue
-            refusal = self._refusal(node, capability, bits)
-            if refusal is None:
-                return capability
-            reason = refusal
-        return reason
-
-    def _refusal(self, node: ir.Node, capability: Capability, bits: int | None) -> str | None:
-        scheme, roles = self.scheme, roles_of(node.op_type)
-        if capability.kind == "table":
-            table = constant_array(node.inputs[0])
-            if table is None or table.dtype != "float32" or table.ndim != 2 or node.attributes.get_int("axis", 0) != 0:
-                return "only rows of a constant matrix can be looked up in integers"
-            if capability.blocks and not any(table.shape[1] % size == 0 for size in capability.blocks):
-                return f"its rows do not divide into blocks of {' or '.join(map(str, capability.blocks))}"
-            return None if table.nbytes >= 1 << 16 else "the table is too small to be worth it"
-        if bits is not None and bits not in capability.activation_bits:
-            return f"{self.target.name} has no {bits}-bit integer kernel for {node.op_type}"
-        if roles.weight is None or not capability.weight_bits:
-            return self._dynamic_attribute(node)
-        weight = node.inputs[roles.weight] if len(node.inputs) > roles.weight else None
-        if weight is None or constant_array(weight) is None:
-            return "both operands are activations" if capability.constant_weight else None
-        if capability.blocks and not scheme.weight_only:
-            rows = weight.shape[0] if weight.shape is not None and len(weight.shape) == 2 else None
-            if scheme.block not in capability.blocks or not isinstance(rows, int) or rows % scheme.block:
-                return f"its weight does not divide into blocks of {scheme.block}"
-        if not scheme.weight_only and roles.bias is not None and self.target.bias.mode == "int32":
-            refusal = _bias_refusal(node, roles.bias)
-            if refusal is not None:
-                return refusal
-        if scheme.weight_only and (weight.shape is None or len(weight.shape) != 2):
-            return "only matrices are stored in blocks"
-        if scheme.weight_only and not _divides(weight, capability.columns):
-            return f"its output channels are no multiple of {capability.columns}"
-        if scheme.weight_only and capability.blocks and scheme.block not in capability.blocks:
-            return f"{self.target.name} has no kernel for {node.op_type} with blocks of {scheme.block}"
-        if scheme.weight_bits not in capability.weight_bits and 8 not in capability.weight_bits:
-            return f"{self.target.name} has no kernel for {node.op_type} with {scheme.weight_bits}-bit weights"
-        return None
-
-    @staticmethod
-    def _dynamic_attribute(node: ir.Node) -> str | None:
-        if node.op_type == "Clip" and any(v is not None and constant_array(v) is None for v in node.inputs[1:]):
-            return "the bounds of Clip are computed at run time"
-        return None
 
     # -- step 2: Relu and Clip that the producer's kernel takes over
 
@@ -228,7 +199,7 @@ class _Search:
         are to cut, their range must lie within the bounds; zero is always in it, so it must be within,
         too. Symmetric types reach as far below zero as above, beyond any Relu.
         """
-        if self._dynamic_attribute(node):
+        if bounds_refusal(node):
             return False
         if self.target.activations.absorption == "kernel":
             return True
@@ -307,7 +278,7 @@ class _Search:
             return False
         name = self.absorbed.get(str(producer.name), str(producer.name))
         capability = self.integer.get(name)
-        return capability is not None and capability.kind != "table"
+        return capability is not None and capability.kind in _QUANTIZING
 
     def data_inputs(self, node: ir.Node) -> list[ir.Value]:
         """The float activations that ``node`` reads (constants left out)."""
@@ -324,7 +295,7 @@ class _Search:
         activations: dict[str, dict[str, None]] = {}
         owner: dict[str, str] = {}
         produced: set[str] = set()
-        quantizes = {name for name, c in self.integer.items() if c.kind not in ("weight-only", "table")}
+        quantizes = {name for name, c in self.integer.items() if c.kind in _QUANTIZING}
         for node in self.nodes:
             name = str(node.name)
             if name not in quantizes:
@@ -352,12 +323,23 @@ class _Search:
             frozenset(produced),
             frozenset(owner.values()) & self.constants,
             *self._widths(activations, quantizes),
+            self.formats,
+            self._ranged(),
         )
+
+    def _ranged(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for node in self.nodes:
+            capability = self.integer.get(str(node.name))
+            if capability is not None and capability.kind == "dynamic":
+                tensor = str(node.inputs[0].name)  # type: ignore[union-attr]
+                found[tensor] = (*found.get(tensor, ()), str(node.name))
+        return found
 
     def _widths(self, tensors: Iterable[str], quantizes: Container[str]) -> tuple[dict[str, int], dict[str, int]]:
         """The nodes and the tensors whose width is not the scheme's."""
         values = {str(v.name): v for node in self.nodes for v in (*node.inputs, *node.outputs) if v is not None}
-        usual = self.scheme.activation_bits
+        usual = self.scheme.static_bits
         nodes = {name: bits for name, bits in self.widths.items() if name in quantizes and bits != usual}
         held = {name: self._tensor_width(values[name], quantizes) for name in tensors} if nodes else {}
         return nodes, {name: bits for name, bits in held.items() if bits is not None and bits != usual}
@@ -385,24 +367,3 @@ class _Search:
         name = str(node.inputs[position].name)  # type: ignore[union-attr]
         self.constants.add(name)
         return name
-
-
-def _divides(weight: ir.Value, columns: int) -> bool:
-    """Whether a matrix ``[K, N]`` has a number of columns that ``columns`` divides."""
-    count = None if weight.shape is None else weight.shape[-1]
-    return columns == 1 or (isinstance(count, int) and count % columns == 0)
-
-
-def _bias_refusal(node: ir.Node, position: int) -> str | None:
-    """Integer kernels add one int32 per channel to the plain product (measured, ONNX Runtime 1.32)."""
-    bias = node.inputs[position] if len(node.inputs) > position else None
-    if bias is None:
-        return None
-    array = constant_array(bias)
-    if array is None:
-        return "its bias is computed at run time, and integer kernels add constants only"
-    if array.ndim != 1:
-        return f"its bias has the shape {list(array.shape)}, and integer kernels add one number per channel"
-    if node.attributes.get_float("alpha", 1.0) != 1.0 or node.attributes.get_float("beta", 1.0) != 1.0:
-        return "it scales its product or bias by alpha or beta, which integer kernels do not"
-    return None

@@ -156,10 +156,12 @@ class _Performer:
         Each reader has a DequantizeLinear of its own: integer kernels fuse with it (measured: ONNX
         Runtime 1.32 on x86-64 and with the kernels of Arm, QNN 2.7, the same outputs). MatMulNBits takes
         the integers themselves, and ONNX Runtime makes it of weights that nobody else reads only, so
-        weight-only layers keep copies.
+        weights in blocks of float scales are copied.
         """
         key = (tensor, qparams.spec, qparams.scale.tobytes(), qparams.zero_point.tobytes())
-        if self.plan.scheme.weight_only or key not in self.integers:
+        granularity = qparams.spec.granularity
+        alone = isinstance(granularity, PerBlock) and granularity.scale_bits is None
+        if alone or key not in self.integers:
             name = self.names.fresh(f"{stem}_quantized")
             self.integers[key] = set_initializer(self.model, name, quantize(array, qparams))
         return self.integers[key]

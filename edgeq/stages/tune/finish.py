@@ -11,7 +11,7 @@ from edgeq.qtypes import Scheme
 from edgeq.stages.tune.drop_absorbed import drop_absorbed
 from edgeq.stages.tune.half import to_float16
 from edgeq.stages.tune.nbits import use_nbits
-from edgeq.stages.tune.opset import ir_version_of, least_opset
+from edgeq.stages.tune.opset import ir_version_of, least_opset, opset_of_types
 from edgeq.target import TargetProfile
 
 __all__ = ["finish"]
@@ -28,7 +28,11 @@ def finish(
     does not do so. Weight-only layers become ONNX Runtime's own operators where the target wants them,
     and floats become float16, but for the nodes that ``islands`` names.
     """
-    opset = max(target.graph.opset, least_opset(target, scheme), model.opset_imports.get("", 0))
+    beside = target.weights.beside_integers == "matmulnbits" and _reads_integers(model)
+    if target.weights.form == "matmulnbits" or beside:
+        use_nbits(model, target.weights.accuracy_level)
+    least = max(least_opset(target, scheme), opset_of_types(model, target))
+    opset = max(target.graph.opset, least, model.opset_imports.get("", 0))
     model.opset_imports[""] = opset
     model.ir_version = max(target.graph.ir_version, ir_version_of(opset))
     if target.activations.absorption == "none":
@@ -38,11 +42,14 @@ def finish(
             if node.op_type in ("QuantizeLinear", "DequantizeLinear") and "block_size" not in node.attributes:
                 node.domain = target.graph.qdq_domain
                 model.opset_imports[node.domain] = 1
-    if target.weights.form == "matmulnbits":
-        use_nbits(model, target.weights.accuracy_level)
     if target.floats.type == "float16":
         to_float16(model, islands or {})
     if target.graph.cache_key is not None:
         model.metadata_props[target.graph.cache_key] = fingerprint(model)
     model.producer_name, model.producer_version = "edgeq", None
     return model
+
+
+def _reads_integers(model: ir.Model) -> bool:
+    """Whether activations are quantized: ONNX Runtime would then take weights in blocks for integer operands."""
+    return any(node.op_type == "QuantizeLinear" for node in model.graph)

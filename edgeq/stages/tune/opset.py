@@ -8,7 +8,7 @@ import onnx_ir as ir
 from edgeq.qtypes import Scheme
 from edgeq.target import TargetProfile
 
-__all__ = ["ir_version_of", "least_opset", "lower_opset", "opset_note"]
+__all__ = ["ir_version_of", "least_opset", "lower_opset", "opset_note", "opset_of_types"]
 
 _SMALL_BYTES = 1024
 
@@ -35,6 +35,20 @@ def least_opset(target: TargetProfile, scheme: Scheme) -> int:
         return 21
     narrow_or_wide = scheme.weight_bits < 8 or scheme.activation_bits == 16
     return 21 if narrow_or_wide and target.graph.qdq_domain == "ai.onnx" else 13
+
+
+def opset_of_types(model: ir.Model, target: TargetProfile) -> int:
+    """As ``least_opset``, of a graph whose nodes may have other formats than its scheme."""
+    least = 13
+    for node in model.graph:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        bits = {value.dtype.bitwidth for value in node.inputs[2:] if value is not None and value.dtype is not None}
+        if 2 in bits:
+            least = 25
+        elif "block_size" in node.attributes or (bits & {4, 16} and target.graph.qdq_domain == "ai.onnx"):
+            least = max(least, 21)
+    return least
 
 
 def lower_opset(model: ir.Model, target: TargetProfile, scheme: Scheme) -> ir.Model:
