@@ -17,7 +17,7 @@ import onnx_ir as ir
 from edgeq.errors import CalibrationError, ConfigError, NothingToQuantizeError
 from edgeq.graph import TensorInfo, check_float, input_infos, saved_bytes
 from edgeq.progress import Progress, Silent
-from edgeq.qtypes import NodeForecast, QuantPlan, Scheme, TensorStats
+from edgeq.qtypes import NodeForecast, NodeFormat, QuantPlan, Scheme, TensorStats
 from edgeq.recipe import Preprocess
 from edgeq.request import Data, parse_scheme
 from edgeq.runtime import check_available
@@ -46,7 +46,7 @@ __all__ = ["EFFORTS", "Job"]
 
 EFFORTS = (0, 1, 2)
 
-Formats = Mapping[str, Any]
+Formats = Mapping[str, NodeFormat]
 
 
 @dataclass
