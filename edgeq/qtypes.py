@@ -246,7 +246,8 @@ class Decision:
     """What happens to one tensor: quantized with ``qparams``, or left float for ``skip_reason``.
 
     ``consumers`` names the nodes that read the quantized form; the others keep the float tensor.
-    ``rule`` names the rule of the plan that decided.
+    ``rule`` names the rule of the plan that decided. ``shares`` names the tensor whose scale this one must
+    have, as the data only moves.
     """
 
     tensor: str
@@ -255,6 +256,7 @@ class Decision:
     rule: str
     qparams: QParams | None = None
     skip_reason: str | None = None
+    shares: str | None = None
 
     def __post_init__(self) -> None:
         if (self.qparams is None) == (self.skip_reason is None):

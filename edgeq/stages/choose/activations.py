@@ -70,7 +70,7 @@ class ActivationPlanner:
         if owner != tensor and owner in self.activations:
             self.activations[tensor] = self.activations[owner]
             rule = f"shares the scale of {owner}: the data only moves"
-            self.decisions.append(Decision(tensor, "activation", readers, rule, self.activations[tensor]))
+            self.decisions.append(Decision(tensor, "activation", readers, rule, self.activations[tensor], shares=owner))
             return
         dtype = self.activation_type(self.layout.bits_of(owner))
         spec = self.activation_spec(dtype)
@@ -79,7 +79,7 @@ class ActivationPlanner:
             qparams = self.operand_qparams(self._constant(owner), dtype)
             self.activations[tensor] = self.activations[owner] = qparams
             rule = f"shares the scale of {owner}: rows of a constant"
-            self.decisions.append(Decision(tensor, "activation", readers, rule, qparams))
+            self.decisions.append(Decision(tensor, "activation", readers, rule, qparams, shares=owner))
             return
         if fixed is not None:
             low, high = fixed
