@@ -198,7 +198,10 @@ class _Performer:
             return
         if decision.qparams is None:
             if changed:
-                self._set_bias(node, set_initializer(self.model, self.names.fresh(decision.tensor), array))
+                # An Add that holds the bias of a MatMul reads it where it pleases.
+                reads = [i for i, value in enumerate(node.inputs) if value is not None and value.name == decision.tensor]
+                bias = set_initializer(self.model, self.names.fresh(decision.tensor), array)
+                self._set_bias(node, bias, reads[0] if reads else 2)
             return
         qparams = decision.qparams
         levels = np.rint(array.astype(np.float64) / qparams.scale.astype(np.float64))
@@ -209,10 +212,10 @@ class _Performer:
         )
 
     @staticmethod
-    def _set_bias(node: ir.Node, bias: ir.Value) -> None:
-        if len(node.inputs) < 3:
-            node.resize_inputs(3)
-        node.replace_input_with(2, bias)
+    def _set_bias(node: ir.Node, bias: ir.Value, position: int = 2) -> None:
+        if len(node.inputs) <= position:
+            node.resize_inputs(position + 1)
+        node.replace_input_with(position, bias)
 
     def _dequantize(
         self,
