@@ -41,8 +41,9 @@ INTEGER_RANGES: dict[ir.DataType, tuple[int, int]] = {
     _T.UINT4: (0, 15),
     _T.UINT8: (0, 255),
     _T.UINT16: (0, (1 << 16) - 1),
+    _T.UINT32: (0, (1 << 32) - 1),
 }
-"""Lowest and highest value of the types that QuantizeLinear makes."""
+"""Lowest and highest value."""
 
 
 def to_torch(tensor: ir.TensorProtocol) -> torch.Tensor:

@@ -220,13 +220,23 @@ def unsupported(model: ir.Model) -> list[str]:
             place = f" of domain {domain}" if domain else ""
             found.append(f"{where}: the operator{place} is not known")
             continue
-        reason = entry.check(_call(model, node)) if entry.check else None
+        reason = _untyped(node) or (entry.check(_call(model, node)) if entry.check else None)
         if reason:
             found.append(f"{where}: {reason}")
     for name, value in model.graph.initializers.items():
         if value.const_value is None or value.const_value.dtype not in STORAGE:
             found.append(f"initializer {name!r}: no torch type for {value.dtype}")
     return found
+
+
+def _untyped(node: ir.Node) -> str | None:
+    """Why torch cannot hold what the node reads, or None."""
+    for value in node.inputs:
+        if value is not None and isinstance(value.type, (ir.SequenceType, ir.OptionalType)):
+            return f"reads a sequence or an optional value, {value.name!r}"
+        if value is not None and value.dtype not in (None, ir.DataType.UNDEFINED) and value.dtype not in STORAGE:
+            return f"no torch type for {value.dtype}, the type of {value.name!r}"
+    return None
 
 
 def _named(model: ir.Model) -> ir.Model:

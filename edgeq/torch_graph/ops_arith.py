@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (its usual name)
 
-from edgeq.torch_graph.dtypes import STORAGE
+from edgeq.torch_graph.dtypes import INTEGER_RANGES, STORAGE
 from edgeq.torch_graph.operators import Call, integers, operator
 
 __all__ = ()
@@ -42,7 +42,6 @@ _plain(torch.logical_not, "Not")
 _plain(torch.bitwise_and, "BitwiseAnd")
 _plain(torch.bitwise_or, "BitwiseOr")
 _plain(torch.bitwise_xor, "BitwiseXor")
-_plain(torch.bitwise_not, "BitwiseNot")
 _plain(torch.isnan, "IsNaN")
 _plain(torch.where, "Where")
 _plain(torch.relu, "Relu")
@@ -96,6 +95,12 @@ def _is_inf(call: Call, x: Tensor) -> Tensor:
     if call.integer("detect_positive", 1):
         result = result | torch.isposinf(x)
     return result | torch.isneginf(x) if call.integer("detect_negative", 1) else result
+
+
+@operator("BitwiseNot")
+def _bitwise_not(call: Call, x: Tensor) -> Tensor:
+    wide = {ir.DataType.UINT16: 16, ir.DataType.UINT32: 32}.get(call.types[0] or ir.DataType.UNDEFINED)
+    return torch.bitwise_not(x) if wide is None else (1 << wide) - 1 - x
 
 
 @operator("BitShift")
@@ -225,12 +230,17 @@ def _check_cast(call: Call) -> str | None:
     return f"no torch type for {target.name}" if target is not None and target not in STORAGE else None
 
 
+_T = ir.DataType
+_WIDENED = frozenset({_T.INT2, _T.INT4, _T.UINT2, _T.UINT4, _T.UINT16, _T.UINT32})
+"""Types held in a wider one of torch."""
+
+
 def cast(x: Tensor, target: ir.DataType) -> Tensor:
     """``x`` in the torch type that holds ``target``; integers outside its range wrap, as in C."""
     storage = STORAGE[target]
-    wrap = {ir.DataType.UINT16: 1 << 16, ir.DataType.UINT32: 1 << 32}.get(target)
-    if wrap is not None and x.dtype is not torch.bool:
-        return torch.remainder(x.to(torch.int64), wrap).to(storage)
+    if target in _WIDENED and x.dtype is not torch.bool:
+        low, high = INTEGER_RANGES[target]
+        return (torch.remainder(x.to(torch.int64) - low, high - low + 1) + low).to(storage)
     return x.to(storage)
 
 
@@ -239,11 +249,7 @@ def _cast(call: Call, x: Tensor) -> Tensor:
     return cast(x, ir.DataType(call.integer("to", 1)))
 
 
-def _check_cast_like(call: Call) -> str | None:
-    return None if call.types[1] in STORAGE else f"no torch type for {call.types[1]}"
-
-
-@operator("CastLike", check=_check_cast_like)
+@operator("CastLike")
 def _cast_like(call: Call, x: Tensor, like: Tensor) -> Tensor:
     target = call.types[1]
     return x.to(like.dtype) if target is None else cast(x, target)

@@ -104,5 +104,5 @@ def _cut(
         total = max(f + o - w, 0)
         half, rest = total // 2, total - total // 2
         begin.append(half if mode == "SAME_UPPER" else rest)
-        end.append(rest if mode == "SAME_UPPER" else half)
+        end.append(f + o - w - begin[-1])  # negative where more is wanted than there is
     return begin, end

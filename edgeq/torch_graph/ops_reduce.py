@@ -41,11 +41,18 @@ def _prod(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
 def _extreme(function: Callable[..., Tensor], empty: float) -> _Reduction:
     def reduce(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
         if x.numel() == 0:
-            edge = torch.full_like(x.sum(axes, keepdim=keep), empty)
-            return edge.to(x.dtype)
+            edge = empty if x.is_floating_point() else _edge(x.dtype, empty > 0)
+            return torch.full_like(x.sum(axes, keepdim=keep), edge, dtype=x.dtype)
         return function(x, axes, keepdim=keep) if axes else x
 
     return reduce
+
+
+def _edge(dtype: torch.dtype, highest: bool) -> int:
+    """The lowest or highest number of an integer type."""
+    if dtype is torch.bool:
+        return int(highest)
+    return torch.iinfo(dtype).max if highest else torch.iinfo(dtype).min
 
 
 _reduction("ReduceSum", lambda x, axes, keep: x.sum(axes, keepdim=keep).to(x.dtype))

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 (its usual name)
 
 from edgeq.torch_graph.operators import Call, integers, operator
 
@@ -95,7 +96,7 @@ def _taps(call: Call, length: int, target: int, factor: float) -> tuple[np.ndarr
     indices = first[:, None] + np.arange(math.ceil(2 * reach))
     distance = np.abs(indices - place[:, None].astype(np.float64)) * shrink
     weights = np.maximum(1 - distance, 0) if mode == "linear" else _cubic(distance, call.number("cubic_coeff_a", -0.75))
-    if call.integer("exclude_outside", 0) or call.integer("antialias", 0):
+    if call.integer("exclude_outside", 0):
         weights = np.where((indices >= 0) & (indices < length), weights, 0)
     weights = weights / weights.sum(axis=1, keepdims=True)
     return np.clip(indices, 0, length - 1), weights
@@ -106,3 +107,17 @@ def _cubic(d: np.ndarray, a: float) -> np.ndarray:
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
     return np.where(d <= 1, near, np.where(d < 2, far, 0))
+
+
+_GRID_MODES = {"linear": "bilinear", "bilinear": "bilinear", "nearest": "nearest", "cubic": "bicubic"}
+
+
+def _check_grid(call: Call) -> str | None:
+    return None if call.text("mode", "linear") in (*_GRID_MODES, "bicubic") else "unknown mode"
+
+
+@operator("GridSample", check=_check_grid)
+def _grid_sample(call: Call, x: Tensor, grid: Tensor) -> Tensor:
+    mode = _GRID_MODES.get(call.text("mode", "linear"), "bicubic")
+    padding, align = call.text("padding_mode", "zeros"), bool(call.integer("align_corners", 0))
+    return F.grid_sample(x, grid, mode, padding, align)

@@ -109,7 +109,7 @@ def _gather(call: Call, x: Tensor, indices: Tensor) -> Tensor:
     axis = axis_of(call.integer("axis", 0), x.ndim)
     chosen = _from_front(indices, x.shape[axis])
     flat = x.index_select(axis, chosen.reshape(-1))
-    return flat.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return flat.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 
 @operator("GatherElements")
@@ -127,7 +127,7 @@ def _gather_nd(call: Call, x: Tensor, indices: Tensor) -> Tensor:
     rows = torch.arange(flat_x.shape[0], device=x.device).reshape(-1, 1)
     places = [_from_front(flat_indices[..., k], flat_x.shape[k + 1]) for k in range(depth)]
     chosen = flat_x[(rows, *places)]
-    return chosen.reshape(*indices.shape[:-1], *x.shape[batch + depth :])
+    return chosen.reshape((*indices.shape[:-1], *x.shape[batch + depth :]))
 
 
 _SCATTER = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -257,5 +257,6 @@ def _depth_to_space(call: Call, x: Tensor) -> Tensor:
 def _space_to_depth(call: Call, x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     size = call.integer("blocksize", 1)
-    parts = x.reshape(n, c, h // size, size, w // size, size).permute(0, 3, 5, 1, 2, 4)
+    parts = x.reshape(n, c, h // size, size, w // size, size)
+    parts = parts.permute((0, 3, 5, 1, 2, 4) if call.text("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4))
     return parts.reshape(n, c * size**2, h // size, w // size)
