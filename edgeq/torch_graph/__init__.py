@@ -6,6 +6,17 @@ The whole folder imports torch; the rest of edgeq imports it lazily.
 from __future__ import annotations
 
 from edgeq.torch_graph.fake_quant import LearnedScale, expand, fake_quantize
+from edgeq.torch_graph.fisher import Likelihood, Perturbation, fisher_scores, taylor_scores
 from edgeq.torch_graph.graph import TorchGraph, unsupported
 
-__all__ = ["LearnedScale", "TorchGraph", "expand", "fake_quantize", "unsupported"]
+__all__ = [
+    "LearnedScale",
+    "Likelihood",
+    "Perturbation",
+    "TorchGraph",
+    "expand",
+    "fake_quantize",
+    "fisher_scores",
+    "taylor_scores",
+    "unsupported",
+]

@@ -119,8 +119,8 @@ class LearnedScale(nn.Module):
     """A fake quantizer whose scale is learned (LSQ, Esser et al. 2020, arXiv 1902.08153).
 
     The gradient of the scale is multiplied by ``1 / sqrt(N * Q_P)`` (section 2.2): N is the number of elements
-    that share a scale, batch excluded for activations, and Q_P the number of levels on the longer side of the
-    zero point. The scale never falls below ``SCALE_FLOOR``.
+    that share a scale, batch excluded for activations, and Q_P the number of levels above the zero point (for
+    asymmetric types on its longer side). The scale never falls below ``SCALE_FLOOR``.
 
     Args:
         qparams: Where to start; its zero point stays as it is.
@@ -136,7 +136,8 @@ class LearnedScale(nn.Module):
         self.scale = nn.Parameter(torch.from_numpy(np.array(qparams.scale)))
         self.register_buffer("zero_point", torch.from_numpy(np.array(qparams.zero_point, dtype=np.float32)))
         zero = np.asarray(qparams.zero_point, dtype=np.float64)
-        self._positive = float(np.maximum(self.spec.qmax - zero, zero - self.spec.qmin).max())
+        below = 0 if self.spec.symmetric else zero - self.spec.qmin
+        self._positive = float(np.maximum(self.spec.qmax - zero, below).max())
 
     def forward(self, x: Tensor) -> Tensor:
         """``x``, fake-quantized with the present scale."""
