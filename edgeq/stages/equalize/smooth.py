@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.graph import Names, constant_array, set_initializer
 from edgeq.qtypes import Scheme, TensorStats
+from edgeq.stages.equalize.alternative import Alternative
+from edgeq.stages.equalize.groups import LinearGroup, change_channels, find_groups, group_rows
 
-__all__ = ["Smoothing", "smooth"]
+__all__ = ["Smoothing", "has_channels", "smooth", "smoothings"]
 
 STRENGTHS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 
@@ -58,54 +60,51 @@ def smooth(
     tensors without them are left alone, as are those that an integer kernel produces, unless a
     LayerNormalization takes the division.
     """
-    model = model.clone()
-    names, done = Names(model), []
-    for value, group in _groups(model, integer):
-        seen = stats.get(str(value.name))
-        norm = _foldable_norm(value, group)
-        if seen is None or seen.channel_lo is None or seen.channel_hi is None:
+    model, done = model.clone(), []
+    for group in find_groups(model, integer):
+        seen = stats.get(group.tensor)
+        if seen is None or not has_channels(model, group, seen) or (group.norm is None and group.tensor in produced):
             continue
-        # A Conv may read the same tensor, and the extrema then be those of its axis 1.
-        if value.shape is None or seen.channel_axis != len(value.shape) - 1:
-            continue
-        if norm is None and str(value.name) in produced:
-            continue
-        strength, gain, scale = _best(seen, _rows(group), scheme)
+        strength, gain, scale = _best(seen, group_rows(model, group), scheme)
         if strength == 0:
             continue
-        if norm is not None:
-            _divide_norm(model, norm, scale, names)
-        else:
-            _divide_by_mul(model, value, group, scale, names)
-        for node in group:
-            _multiply_weight(model, node, scale, names)
-        done.append(Smoothing(str(value.name), strength, round(10 * float(np.log10(gain)), 2), norm is not None))
+        change_channels(model, group, scale)
+        done.append(Smoothing(group.tensor, strength, round(10 * float(np.log10(gain)), 2), group.norm is not None))
     return model, tuple(done)
 
 
-def _groups(model: ir.Model, integer: Container[str]) -> list[tuple[ir.Value, list[ir.Node]]]:
-    """Tensors and the integer matrix products with a constant weight that read them."""
-    found: dict[str, tuple[ir.Value, list[ir.Node]]] = {}
-    for node in model.graph:
-        value = node.inputs[0] if node.inputs else None
-        if node.op_type not in ("MatMul", "Gemm") or str(node.name) not in integer or value is None:
-            continue
-        weight = constant_array(node.inputs[1])
-        if weight is None or weight.ndim != 2 or node.attributes.get_int("transA", 0) == 1:
-            continue
-        found.setdefault(str(value.name), (value, []))[1].append(node)
-    return list(found.values())
+def smoothings(model: ir.Model, group: LinearGroup, seen: TensorStats) -> list[Alternative]:
+    """One rewrite for each strength of the grid, to be measured; leaving the group alone is none of them."""
+    rows = group_rows(model, group)
+    added = int(group.norm is None)
+    return [
+        Alternative(
+            group.tensor,
+            f"SmoothQuant, strength {strength}",
+            partial(change_channels, group=group, scale=_scale(seen, rows, strength)),
+            added,
+            structural=bool(added),
+        )
+        for strength in STRENGTHS[::2]
+    ]
 
 
-def _rows(group: list[ir.Node]) -> np.ndarray:
-    """All weights of the group side by side, float32 ``[K, N1 + N2 + ...]``."""
-    return np.concatenate([_matrix(node) for node in group], axis=1)
+def has_channels(model: ir.Model, group: LinearGroup, seen: TensorStats) -> bool:
+    """Whether the extrema are those of the last axis: a Conv may read the same tensor, and they be those of axis 1."""
+    reader = next(node for node in model.graph if node.name == group.readers[0])
+    value = reader.inputs[0]
+    known = seen.channel_lo is not None and seen.channel_hi is not None and value is not None
+    return known and value.shape is not None and seen.channel_axis == len(value.shape) - 1  # type: ignore[union-attr]
 
 
-def _matrix(node: ir.Node) -> np.ndarray:
-    weight = constant_array(node.inputs[1])
-    assert weight is not None
-    return weight.T if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1 else weight
+def _scale(seen: TensorStats, rows: np.ndarray, strength: float) -> np.ndarray:
+    """Equation 4, with a geometric mean of 1: ``[K]``."""
+    assert seen.channel_lo is not None
+    assert seen.channel_hi is not None
+    largest = np.maximum(np.maximum(-seen.channel_lo, seen.channel_hi), 1e-5)
+    weights = np.maximum(np.abs(rows).max(axis=1), 1e-5)
+    scale = largest**strength / weights ** (1 - strength)
+    return scale / np.exp(np.log(scale).mean())
 
 
 def _best(seen: TensorStats, rows: np.ndarray, scheme: Scheme) -> tuple[float, float, np.ndarray]:
@@ -114,12 +113,9 @@ def _best(seen: TensorStats, rows: np.ndarray, scheme: Scheme) -> tuple[float, f
     assert seen.channel_hi is not None
     plain = np.ones(len(seen.channel_lo))
     before = _predicted_error(seen, rows, plain, scheme)
-    largest = np.maximum(np.maximum(-seen.channel_lo, seen.channel_hi), 1e-5)
-    weights = np.maximum(np.abs(rows).max(axis=1), 1e-5)
     best = (0.0, 1.0, plain)
     for strength in STRENGTHS:
-        scale = largest**strength / weights ** (1 - strength)
-        scale = scale / np.exp(np.log(scale).mean())
+        scale = _scale(seen, rows, strength)
         gain = before / max(_predicted_error(seen, rows, scale, scheme), 1e-30)
         if gain > max(best[1], MIN_GAIN):
             best = (strength, gain, scale)
@@ -150,47 +146,3 @@ def _predicted_error(seen: TensorStats, rows: np.ndarray, scale: np.ndarray, sch
 def _counts(seen: TensorStats) -> np.ndarray:
     counts = seen.histogram.counts
     return counts.sum(axis=0) if counts.ndim == 2 else counts
-
-
-def _foldable_norm(value: ir.Value, group: list[ir.Node]) -> ir.Node | None:
-    """The LayerNormalization behind ``value`` if the group is its only reader."""
-    producer = value.producer()
-    if producer is None or producer.op_type != "LayerNormalization" or value.is_graph_output():
-        return None
-    constants = [operand for operand in producer.inputs[1:3] if operand is not None]
-    if any(constant_array(operand) is None for operand in constants) or not constants:
-        return None
-    return producer if {user for user, _ in value.uses()} == set(group) else None
-
-
-def _divide_norm(model: ir.Model, norm: ir.Node, scale: np.ndarray, names: Names) -> None:
-    for position, operand in enumerate(norm.inputs[1:3], start=1):
-        array = constant_array(operand)
-        if operand is not None and array is not None:
-            smoothed = (array / scale).astype(np.float32)
-            norm.replace_input_with(position, set_initializer(model, names.fresh(f"{operand.name}_smoothed"), smoothed))
-
-
-def _divide_by_mul(model: ir.Model, value: ir.Value, group: list[ir.Node], scale: np.ndarray, names: Names) -> None:
-    factor = set_initializer(model, names.fresh(f"{value.name}_smoothing"), (1 / scale).astype(np.float32))
-    mul = ir.node("Mul", [value, factor], name=f"{value.name}_smoothing")
-    smoothed = mul.outputs[0]
-    smoothed.name, smoothed.shape, smoothed.type = names.fresh(f"{value.name}_smoothed"), value.shape, value.type
-    producer = value.producer()
-    if producer is not None:
-        model.graph.insert_after(producer, [mul])
-    else:
-        model.graph.insert_before(group[0], [mul])
-    for node in group:
-        node.replace_input_with(0, smoothed)
-
-
-def _multiply_weight(model: ir.Model, node: ir.Node, scale: np.ndarray, names: Names) -> None:
-    weight = node.inputs[1]
-    array = constant_array(weight)
-    assert weight is not None
-    assert array is not None
-    transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
-    factor = scale[None, :] if transposed else scale[:, None]
-    smoothed = (array * factor).astype(np.float32)
-    node.replace_input_with(1, set_initializer(model, names.fresh(f"{weight.name}_smoothed"), smoothed))
