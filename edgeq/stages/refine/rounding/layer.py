@@ -9,15 +9,18 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.affine import fake_quantize
-from edgeq.qtypes import PerAxis, PerBlock, PerTensor, QParams
+from edgeq.qtypes import PerAxis, PerBlock, PerTensor, QParams, TensorSpec
 from edgeq.stages.refine.rounding.comq import comq
 from edgeq.stages.refine.rounding.gptq import gptq
 from edgeq.stages.refine.rounding.limits import Limits
 from edgeq.stages.refine.rounding.moments import Moments, restore_weight, weight_matrix
-from edgeq.stages.refine.rounding.quadratic import Quadratic, bias_shift, columns, quadratic
+from edgeq.stages.refine.rounding.quadratic import Quadratic, bias_shift, columns, output_error, quadratic
 from edgeq.stages.refine.rounding.sequential_mse import sequential_mse
 
-__all__ = ["Method", "Rounded", "round_layer"]
+__all__ = ["Method", "Rounded", "choose_damping", "restore_scale", "round_layer", "scale_matrix"]
+
+_DAMPINGS = (0.01, 0.1, 1.0, 10.0)
+_CHANNELS = 128
 
 Method = Literal["nearest", "gptq", "comq", "gptq+comq"]
 
@@ -50,7 +53,7 @@ def round_layer(
     bias: bool = True,
     held: np.ndarray | None = None,
     pair_limit: int | None = None,
-    damping: float = 0.01,
+    damping: float | None = None,
 ) -> Rounded:
     """Round the float ``weight`` of ``node`` so that its outputs are closest to the float model's.
 
@@ -58,7 +61,8 @@ def round_layer(
     (``sequential_mse``) and refitted (COMQ). ``bias`` says that the layer's bias will take ``shift``: then only
     what varies counts. ``held`` is the weight on the grid that is stored now (default: ``weight`` rounded to
     nearest); a channel for which nothing better is found keeps it. ``pair_limit`` is the target's, where its kernels
-    multiply this weight by integers of 8 bits: then ``held`` must keep to it.
+    multiply this weight by integers of 8 bits: then ``held`` must keep to it. ``damping`` None is chosen by
+    ``choose_damping``, which may find that rounding so does not pay: then the weight stays and only the shift is new.
 
     Raises:
         ValueError: scales in blocks that do not follow the layer's sums, or an asymmetric weight.
@@ -68,21 +72,64 @@ def round_layer(
         raise ValueError(f"{node.name!r}: only symmetric weights are rounded here")
     start = scale_matrix(node, qparams, weight.shape)
     matrix = weight_matrix(node, weight).astype(np.float64)
-    problem = quadratic(matrix, moments, centered=bias, damping=damping)
-    scale = start
+    old = weight_matrix(node, fake_quantize(weight, qparams) if held is None else held).astype(np.float64)
+    if damping is None:
+        damping = choose_damping(matrix, old, moments, start, spec, limits, centered=bias)
+    problem = quadratic(matrix, moments, centered=bias, damping=1.0 if damping is None else damping)
+    new, scale = old, start
+    if damping is not None:
+        found, scale = _round(problem, start, spec, method, scales, limits)
+        new, scale = _better(problem, old, start, found, scale)
+    rounded = restore_weight(node, new, weight.shape).astype(np.float32)
+    shift = bias_shift(matrix, new, moments) if bias else None
+    stored = replace(qparams, scale=restore_scale(scale, qparams))
+    return Rounded(rounded, stored, shift, float(problem.cost(old).sum()), float(problem.cost(new).sum()))
+
+
+def _round(
+    problem: Quadratic, scale: np.ndarray, spec: TensorSpec, method: Method, scales: bool, limits: Limits
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights on the grid, and its scale."""
     if scales:
-        scale = sequential_mse(problem, start, spec, limits=limits, inner="nearest")
+        scale = sequential_mse(problem, scale, spec, limits=limits)
     levels: np.ndarray | None = gptq(problem, scale, spec, limits=limits) if method.startswith("gptq") else None
     if method != "gptq":
         sweeps = 0 if method == "nearest" else 3
         scale, levels = comq(problem, scale, spec, start=levels, limits=limits, sweeps=sweeps, scales=scales)
     assert levels is not None
-    old = weight_matrix(node, fake_quantize(weight, qparams) if held is None else held).astype(np.float64)
-    new, scale = _better(problem, old, start, levels * columns(scale, spec, levels.shape[2]), scale)
-    rounded = restore_weight(node, new, weight.shape).astype(np.float32)
-    shift = bias_shift(matrix, new, moments) if bias else None
-    found = replace(qparams, scale=restore_scale(scale, qparams))
-    return Rounded(rounded, found, shift, float(problem.cost(old).sum()), float(problem.cost(new).sum()))
+    return levels * columns(scale, spec, levels.shape[2]), scale
+
+
+def choose_damping(
+    matrix: np.ndarray,
+    held: np.ndarray,
+    moments: Moments,
+    scale: np.ndarray,
+    spec: TensorSpec,
+    limits: Limits,
+    *,
+    centered: bool = True,
+) -> float | None:
+    """The damping whose rounding, fitted to even samples, does best on odd ones; None where ``held`` does better.
+
+    Few samples leave most of a large gram to chance: a pointwise Conv with 1152 inputs, seen at 52 pictures of
+    7 x 7, loses 2.4 dB with a damping of 0.01 and gains with 10 (EfficientNet-Lite0, 4 bits). GPTQ stands
+    for all methods, and at most 128 channels for all.
+    """
+    if (moments.counts == 0).any():
+        return _DAMPINGS[-1]
+    fit, check = moments.half(0), moments.half(1)
+    step = -(-matrix.shape[1] // _CHANNELS)
+    matrix, held = matrix[:, ::step], held[:, ::step]
+    scale = scale if scale.shape[1] == 1 else scale[:, ::step]
+    best, least = None, output_error(matrix, held, check, centered=centered).sum()
+    for damping in _DAMPINGS:
+        problem = quadratic(matrix, fit, centered=centered, damping=damping)
+        found = gptq(problem, scale, spec, limits=limits) * columns(scale, spec, matrix.shape[2])
+        error = output_error(matrix, found, check, centered=centered).sum()
+        if error < least:
+            best, least = damping, error
+    return best
 
 
 def _better(

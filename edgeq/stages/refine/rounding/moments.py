@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from edgeq.graph import constant_array
 
-__all__ = ["Moments", "observe", "refusal", "restore_weight", "weight_matrix"]
+__all__ = ["Half", "Moments", "observe", "refusal", "restore_weight", "weight_matrix"]
 
 _CHUNK = 1 << 22
 """Rows are gathered in chunks of about this many numbers (32 MB in float64)."""
@@ -22,61 +22,84 @@ _CHUNK = 1 << 22
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
+@dataclass(frozen=True)
+class Half:
+    """Means over the rows of some samples, float64: ``E[x_q x_q^T]``, ``E[x_f x_q^T]``, ``E[x_f]``, ``E[x_q]``."""
+
+    gram: np.ndarray
+    cross: np.ndarray
+    mean_f: np.ndarray
+    mean_q: np.ndarray
+
+
 @dataclass
 class Moments:
-    """Sums over ``count`` rows, float64: ``x_f`` from the float model, ``x_q`` as the quantized model feeds it.
+    """Sums over rows, float64: ``x_f`` from the float model, ``x_q`` as the quantized model feeds it.
 
-    ``gram_sum`` ``[G, K, K]`` of ``x_q x_q^T``, ``cross_sum`` ``[G, K, K]`` of ``x_f x_q^T``, ``float_sum`` and
-    ``quantized_sum`` ``[G, K]``. ``samples`` counts the calls of ``observe``.
+    ``gram_sum`` ``[2, G, K, K]`` of ``x_q x_q^T``, ``cross_sum`` ``[2, G, K, K]`` of ``x_f x_q^T``, ``float_sum`` and
+    ``quantized_sum`` ``[2, G, K]``, ``counts`` int64 ``[2]``: even and odd samples apart, so that what is fitted to
+    the ones can be judged on the others. ``samples`` counts the calls of ``observe``.
     """
 
     gram_sum: np.ndarray
     cross_sum: np.ndarray
     float_sum: np.ndarray
     quantized_sum: np.ndarray
-    count: int = 0
+    counts: np.ndarray
     samples: int = 0
 
     @classmethod
     def empty(cls, groups: int, size: int) -> Moments:
-        matrix, vector = (groups, size, size), (groups, size)
-        return cls(np.zeros(matrix), np.zeros(matrix), np.zeros(vector), np.zeros(vector))
+        matrix, vector = (2, groups, size, size), (2, groups, size)
+        return cls(np.zeros(matrix), np.zeros(matrix), np.zeros(vector), np.zeros(vector), np.zeros(2, np.int64))
+
+    @property
+    def count(self) -> int:
+        """The number of rows."""
+        return int(self.counts.sum())
 
     @property
     def gram(self) -> np.ndarray:
         """``E[x_q x_q^T]``, float64 ``[G, K, K]``."""
-        return self.gram_sum / max(self.count, 1)
+        return self.gram_sum.sum(axis=0) / max(self.count, 1)
 
     @property
     def cross(self) -> np.ndarray:
         """``E[x_f x_q^T]``, float64 ``[G, K, K]``."""
-        return self.cross_sum / max(self.count, 1)
+        return self.cross_sum.sum(axis=0) / max(self.count, 1)
 
     @property
     def mean_f(self) -> np.ndarray:
         """``E[x_f]``, float64 ``[G, K]``."""
-        return self.float_sum / max(self.count, 1)
+        return self.float_sum.sum(axis=0) / max(self.count, 1)
 
     @property
     def mean_q(self) -> np.ndarray:
         """``E[x_q]``, float64 ``[G, K]``."""
-        return self.quantized_sum / max(self.count, 1)
+        return self.quantized_sum.sum(axis=0) / max(self.count, 1)
+
+    def half(self, which: int) -> Half:
+        """The means over even (0) or odd (1) samples."""
+        count = max(int(self.counts[which]), 1)
+        sums = (self.gram_sum, self.cross_sum, self.float_sum, self.quantized_sum)
+        return Half(*(each[which] / count for each in sums))
 
     def add(self, x_float: np.ndarray, x_quantized: np.ndarray) -> None:
-        """Count rows ``[G, R, K]`` of both."""
+        """Count rows ``[G, R, K]`` of both, which belong to the sample that is next to be finished."""
+        half = self.samples % 2
         quantized = x_quantized.astype(np.float64)
-        turned = quantized.swapaxes(1, 2)
-        gram = turned @ quantized
-        self.gram_sum += gram
-        self.quantized_sum += quantized.sum(axis=1)
+        gram = quantized.swapaxes(1, 2) @ quantized
+        total = quantized.sum(axis=1)
+        self.gram_sum[half] += gram
+        self.quantized_sum[half] += total
         if x_float is x_quantized:
-            self.cross_sum += gram
-            self.float_sum += quantized.sum(axis=1)
+            self.cross_sum[half] += gram
+            self.float_sum[half] += total
         else:
             floats = x_float.astype(np.float64)
-            self.cross_sum += floats.swapaxes(1, 2) @ quantized
-            self.float_sum += floats.sum(axis=1)
-        self.count += x_float.shape[1]
+            self.cross_sum[half] += floats.swapaxes(1, 2) @ quantized
+            self.float_sum[half] += floats.sum(axis=1)
+        self.counts[half] += x_float.shape[1]
 
 
 def refusal(node: ir.Node) -> str | None:

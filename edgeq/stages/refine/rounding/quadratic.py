@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeq.qtypes import PerBlock, TensorSpec
-from edgeq.stages.refine.rounding.moments import Moments
+from edgeq.stages.refine.rounding.moments import Half, Moments
 
-__all__ = ["Quadratic", "bias_shift", "columns", "quadratic"]
+__all__ = ["Quadratic", "bias_shift", "columns", "output_error", "quadratic"]
+
+_LEAST = 1e-20
+"""Mean variances below are rounding noise of the sums."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ class Quadratic:
         return np.argsort(-np.diagonal(self.gram, axis1=1, axis2=2), axis=1, kind="stable")
 
 
-def quadratic(matrix: np.ndarray, moments: Moments, *, centered: bool = True, damping: float = 0.01) -> Quadratic:
+def quadratic(
+    matrix: np.ndarray, moments: Moments | Half, *, centered: bool = True, damping: float = 0.01
+) -> Quadratic:
     """``E ||W x_f - Q x_q||^2 + d ||W - Q||^2`` as a function of ``Q``, for the float weight ``matrix`` ``[G, M, K]``.
 
     The float outputs are the aim, the inputs are those of the quantized model, so that a layer makes good what
@@ -50,17 +55,30 @@ def quadratic(matrix: np.ndarray, moments: Moments, *, centered: bool = True, da
     2210.17323, step 3): it makes dead inputs and few samples harmless, as what the data does not tell
     keeps the float weight.
     """
-    gram, cross = moments.gram, moments.cross
-    if centered:
-        gram = gram - moments.mean_q[:, :, None] * moments.mean_q[:, None, :]
-        cross = cross - moments.mean_f[:, :, None] * moments.mean_q[:, None, :]
+    gram, cross = _products(moments, centered)
     mean = np.diagonal(gram, axis1=1, axis2=2).mean(axis=1)
     # A group whose inputs never change has no gram at all: then every column weighs the same.
-    damp = np.where(mean > 0, damping * mean, 1.0)[:, None, None] * np.eye(gram.shape[1])
+    damp = np.where(mean > _LEAST, damping * mean, 1.0)[:, None, None] * np.eye(gram.shape[1])
     damped = gram + damp
     matrix = matrix.astype(np.float64)
     target = np.linalg.solve(damped, (matrix @ (cross + damp)).swapaxes(1, 2)).swapaxes(1, 2)
     return Quadratic(target, damped)
+
+
+def output_error(
+    matrix: np.ndarray, weights: np.ndarray, moments: Moments | Half, *, centered: bool = True
+) -> np.ndarray:
+    """``E ||W x_f - Q x_q||^2`` less ``E ||W x_f||^2``, float64 ``[G, M]``: to compare candidates for ``Q``."""
+    gram, cross = _products(moments, centered)
+    return ((weights @ gram - 2 * (matrix @ cross)) * weights).sum(axis=2)
+
+
+def _products(moments: Moments | Half, centered: bool) -> tuple[np.ndarray, np.ndarray]:
+    gram, cross = moments.gram, moments.cross
+    if centered:
+        gram = gram - moments.mean_q[:, :, None] * moments.mean_q[:, None, :]
+        cross = cross - moments.mean_f[:, :, None] * moments.mean_q[:, None, :]
+    return gram, cross
 
 
 def bias_shift(matrix: np.ndarray, rounded: np.ndarray, moments: Moments) -> np.ndarray:
