@@ -32,6 +32,8 @@ def export(
     max_drop: float | None = None,
     min_sqnr: float | None = None,
     max_size: int | str | None = None,
+    max_latency: float | None = None,
+    pick: int | None = None,
     gates: Sequence[str] = (),
     range_method: str = "mse",
     bias_correction: bool = True,
@@ -73,6 +75,8 @@ def export(
         max_drop: Most that may be lost, in percentage points of the primary metric.
         min_sqnr: Least signal-to-noise ratio of the outputs, in dB.
         max_size: Largest model file, in bytes or as text such as ``"5MB"``.
+        max_latency: Longest median inference on this machine, on one thread, in ms.
+        pick: Take this point of the Pareto front that a report shows, without starting over (see ``cache``).
         gates: What the package must not have: ``unfused``, ``fallback``, ``leftover`` or ``all`` (see
             ``docs/accuracy.md``); ``GateError`` if it has.
         range_method: ``mse``, ``minmax``, ``average``, ``percentile`` or ``entropy``.
@@ -133,7 +137,8 @@ def export(
         progress=progress or Silent(),
     )
     size = parse_bytes(max_size) if isinstance(max_size, str) else max_size
-    return carry_out(job, output=output, limits=Limits(max_drop, min_sqnr, size), overwrite=overwrite)
+    limits = Limits(max_drop, min_sqnr, size, max_latency, pick)
+    return carry_out(job, output=output, limits=limits, overwrite=overwrite)
 
 
 def run(

@@ -92,7 +92,7 @@ class ValidationError(EdgeqError):
 
 
 class ContractError(EdgeqError):
-    """A result was produced, but it does not meet ``--max-drop``, ``--min-sqnr`` or ``--max-size``.
+    """A result was produced, but it does not meet ``--max-drop`` or another limit.
 
     ``exported`` is the best result, an ``edgeq.request.Exported``.
     """

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from edgeq.errors import ConfigError
+from edgeq.front import Front
 from edgeq.qtypes import Decision, Kind, PerAxis, PerTensor
 from edgeq.source import Parity
 from edgeq.target import Gate
@@ -278,6 +279,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     blame: tuple[TensorError, ...] = ()
     plan: tuple[PlanRow, ...] = ()
     contract: Contract | None = None
+    front: Front | None = None
     checks: tuple[ProviderCheck, ...] = ()
     fallback: GraphReport | None = None
     findings: tuple[Finding, ...] = ()

@@ -78,14 +78,38 @@ class Limits:
     """The contract: what the package may lose and weigh at most; None means no limit.
 
     ``max_drop`` is in percentage points of the primary metric, ``min_sqnr_db`` in dB,
-    ``max_size_bytes`` is for the model file with its external data.
+    ``max_size_bytes`` is for the model file with its external data, ``max_latency_ms`` for the median of one
+    inference on this machine, on one thread. ``pick`` is no limit: it takes this point of the Pareto front.
     """
 
     max_drop: float | None = None
     min_sqnr_db: float | None = None
     max_size_bytes: int | None = None
+    max_latency_ms: float | None = None
+    pick: int | None = None
 
-    def judge(self, evaluation: Evaluation, size: Size) -> Contract | None:
+    @property
+    def contract(self) -> bool:
+        """Whether anything is limited."""
+        return any(
+            one is not None for one in (self.max_drop, self.min_sqnr_db, self.max_size_bytes, self.max_latency_ms)
+        )
+
+    def check(self, target: TargetProfile, *, measure: bool) -> None:
+        """Raise ConfigError for a limit that cannot be judged: before the work, not after it."""
+        if self.max_latency_ms is None:
+            return
+        what = f"--max-latency {self.max_latency_ms:g} cannot be judged for {target.name}"
+        if not measure:
+            raise ConfigError(f"{what}: --no-measure leaves latency out", remedy="leave out one of the two")
+        if not target.verification.latency_here:
+            machines = ", ".join(target.verification.machines) or "none that edgeq runs on"
+            raise ConfigError(
+                f"{what}: its latency is n/a here (machines that tell of it: {machines})",
+                remedy="leave out --max-latency, and measure the package on the device",
+            )
+
+    def judge(self, evaluation: Evaluation, size: Size, latency_ms: float | None = None) -> Contract | None:
         """The contract with what was measured, or None if nothing was asked."""
         # What is written is what is judged: 0.5 asked and 0.5 measured is met, whatever the last bit says.
         drop, size_bytes = round(evaluation.drop, 4), size.quantized_bytes
@@ -100,6 +124,9 @@ class Limits:
         if self.max_size_bytes is not None:
             met = size_bytes <= self.max_size_bytes
             clauses.append(_clause("--max-size", self.max_size_bytes, size_bytes, "bytes", met))
+        if self.max_latency_ms is not None:
+            met = latency_ms is not None and latency_ms <= self.max_latency_ms
+            clauses.append(_clause("--max-latency", self.max_latency_ms, latency_ms, "ms", met))
         return Contract(clauses=tuple(clauses), met=all(c.met for c in clauses)) if clauses else None
 
 

@@ -90,6 +90,8 @@ def _job(json_output: bool, options: dict[str, Any], **more: Any) -> Job:
 @click.option("--max-drop", type=float, metavar="POINTS", help="Most to lose, in points of the primary metric.")
 @click.option("--min-sqnr", type=float, metavar="DB", help="Least signal-to-noise ratio of the outputs, in dB.")
 @click.option("--max-size", metavar="SIZE", help="Largest model file, such as 5MB.")
+@click.option("--max-latency", type=float, metavar="MS", help="Longest median inference here, one thread, in ms.")
+@click.option("--pick", type=click.IntRange(min=0), metavar="N", help="Take point N of the Pareto front in the report.")
 @click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are.")
 @click.option("--no-smoothing", is_flag=True, help="Leave outlier channels of activations where they are.")
 @click.option("--no-measure", is_flag=True, help="Leave out latency and memory.")
@@ -114,6 +116,8 @@ def export_command(
     max_drop: float | None,
     min_sqnr: float | None,
     max_size: str | None,
+    max_latency: float | None,
+    pick: int | None,
     no_bias_correction: bool,
     no_smoothing: bool,
     no_measure: bool,
@@ -126,8 +130,8 @@ def export_command(
 ) -> None:
     """Make a quantized, validated package of SOURCE for one target: the whole job.
 
-    Exit code 7 says that --max-drop, --min-sqnr or --max-size is not met, 9 that --gate is not passed; the
-    best result is kept beside the output then.
+    Exit code 7 says that a limit (--max-drop, --min-sqnr, --max-size, --max-latency) is not met, 9 that --gate
+    is not passed; the best result is kept beside the output then.
 
     \b
     Example:
@@ -138,7 +142,8 @@ def export_command(
     from edgeq.request import Limits, parse_bytes
     from edgeq.sandbox.place import parse_place
 
-    limits = Limits(max_drop, min_sqnr, None if max_size is None else parse_bytes(max_size))
+    size = None if max_size is None else parse_bytes(max_size)
+    limits = Limits(max_drop, min_sqnr, size, max_latency, pick)
     job = _job(
         json_output,
         options,
@@ -169,7 +174,8 @@ def export_command(
 @effort_option
 @click.option("--explain", metavar="NODE", help="Show only what concerns one node or tensor.")
 @click.option("--all", "everything", is_flag=True, help="Show weights and biases too, not only activations and skips.")
-def plan_command(json_output: bool, explain: str | None, everything: bool, **options: Any) -> None:
+@click.option("--sensitivity", is_flag=True, help="Rank groups of nodes by what quantizing each does to the outputs.")
+def plan_command(json_output: bool, explain: str | None, everything: bool, sensitivity: bool, **options: Any) -> None:
     """Show what would be done to SOURCE and why, without doing it.
 
     \b
@@ -179,6 +185,17 @@ def plan_command(json_output: bool, explain: str | None, everything: bool, **opt
     from edgeq.report import plan_row
 
     job = _job(json_output, options)
+    if sensitivity:
+        from edgeq.pipeline.mixing import sensitivity_of
+
+        front = sensitivity_of(job)
+        if json_output:
+            print_json(front)
+        else:
+            from edgeq.cli.render_front import show_sensitivity
+
+            show_sensitivity(front, job.target.name)
+        return
     shaped, chosen = job.plan(job.schemes[0])
     nodes = {str(node.name): chosen.nodes[str(node.name)] for node in shaped.graph}
     if explain is not None:

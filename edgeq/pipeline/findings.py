@@ -49,7 +49,7 @@ def choice_findings(attempt: Attempt, rejected: Sequence[Verdict | Impossible]) 
     """Which precisions were tried and not taken, and whether the one that was taken is worth having."""
     findings = []
     for other in rejected:
-        text = f"{other.scheme.name} was tried and not taken: {other.lost}"
+        text = f"{other.precision} was tried and not taken: {other.lost}"
         findings.append(Finding(severity="info", text=text))
     if attempt.verdict.contract is None and not attempt.verdict.acceptable:
         text = f"the outputs keep an SQNR of only {output_sqnr_db(attempt.evaluation):.1f} dB: do not ship this"

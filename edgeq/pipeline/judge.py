@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,14 +11,18 @@ import onnx_ir as ir
 
 from edgeq.errors import NothingToQuantizeError
 from edgeq.float16 import with_rounding
+from edgeq.formats import NodeFormat
+from edgeq.front import Front
 from edgeq.graph import save_model
 from edgeq.pipeline.job import Job
+from edgeq.pipeline.mixing import can_mix, faster_mix, mix, pick
 from edgeq.qtypes import QuantPlan, Scheme
 from edgeq.report import Contract, Size
 from edgeq.request import Limits, output_sqnr_db, shortfall
 from edgeq.runtime import Optimization, unavailable
 from edgeq.stages.run.accuracy import Evaluation, evaluate, evaluate_custom, evaluate_pairs, metric_drop
 from edgeq.stages.run.labels import load_labels
+from edgeq.stages.run.latency import Timing, compare_latency
 from edgeq.target import Provider
 
 __all__ = ["SOUND_SQNR_DB", "Attempt", "Impossible", "Verdict", "arithmetic", "attempt", "best_attempt"]
@@ -28,12 +33,23 @@ SOUND_SQNR_DB = 10.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one precision is worth."""
+    """What one precision is worth; ``mixed`` counts the nodes that have another format.
+
+    ``latency_ms`` is None where it was not measured, ``speedup`` is over the float model, by CPU time.
+    """
 
     scheme: Scheme
     evaluation: Evaluation
     size: Size
     contract: Contract | None
+    mixed: int = 0
+    latency_ms: float | None = None
+    speedup: float | None = None
+
+    @property
+    def precision(self) -> str:
+        """What to call it."""
+        return f"{self.scheme.name} mixed" if self.mixed else self.scheme.name
 
     @property
     def met(self) -> bool:
@@ -67,6 +83,10 @@ class Impossible:
     scheme: Scheme
     lost: str
 
+    @property
+    def precision(self) -> str:
+        return self.scheme.name
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -76,10 +96,19 @@ class Attempt:
     shaped: ir.Model
     plan: QuantPlan
     model: ir.Model
+    front: Front | None = None
 
     @property
     def scheme(self) -> Scheme:
         return self.verdict.scheme
+
+    @property
+    def precision(self) -> str:
+        return self.verdict.precision
+
+    def with_front(self, front: Front) -> Attempt:
+        """The same, with the choices that it was taken from."""
+        return replace(self, front=front)
 
     @property
     def evaluation(self) -> Evaluation:
@@ -90,14 +119,22 @@ def best_attempt(job: Job, limits: Limits) -> tuple[Attempt, list[Verdict | Impo
     """The first precision of the job that is acceptable, or the best there is; and what the others were worth.
 
     Of the others only the verdicts are kept, not the models; they come in the order in which they were tried.
+    Where a precision breaks the contract, mixes of it with floats or wider integers come before the next one;
+    without a contract, before the first that leaves activations float. What is slower than the float model is mixed
+    with floats where that is faster.
 
     Raises:
+        ConfigError: a limit cannot be judged for this target, or there is no such point to pick.
         NothingToQuantizeError: that is so in every precision.
     """
+    limits.check(job.target, measure=job.measure)
+    if limits.pick is not None:
+        return pick(job, limits, attempt, lambda scheme: attempt(job, scheme, limits)), []
     best: Attempt | None = None
     rejected: list[Verdict | Impossible] = []
     nothing: NothingToQuantizeError | None = None
-    for scheme in job.schemes:
+    to_mix: Attempt | None = None
+    for number, scheme in enumerate(job.schemes):
         found: Attempt | None
         try:
             found = attempt(job, scheme, limits)
@@ -105,29 +142,63 @@ def best_attempt(job: Job, limits: Limits) -> tuple[Attempt, list[Verdict | Impo
             rejected.append(Impossible(scheme, error.what))
             nothing = nothing or error
             continue
+        if to_mix is None and can_mix(job, scheme):
+            to_mix = found
         if best is None or found.verdict.rank < best.verdict.rank:
             best, found = found, best
         if found is not None:
             rejected.append(found.verdict)
             found = None  # its models go before the next ones are made
+        last = all(other.static_bits is None for other in job.schemes[number + 1 :])
+        if not best.verdict.acceptable and to_mix is not None and (limits.contract or last):
+            best, to_mix = _mixed(job, limits, best, to_mix, rejected), None
         if best.verdict.acceptable:
             break
     if best is None:
         assert nothing is not None, "a profile has at least one precision"
         raise nothing
+    slow = best.verdict.speedup is not None and best.verdict.speedup < 1
+    if slow and not best.verdict.mixed and can_mix(job, best.scheme):
+        best = faster_mix(job, best, limits, attempt)
     return best, sorted(rejected, key=lambda verdict: job.schemes.index(verdict.scheme))
 
 
-def attempt(job: Job, scheme: Scheme, limits: Limits) -> Attempt:
-    """Carry out one precision and judge it."""
-    shaped, chosen, model = job.quantize(scheme)
+def _mixed(job: Job, limits: Limits, best: Attempt, to_mix: Attempt, rejected: list[Verdict | Impossible]) -> Attempt:
+    """The better of the best so far and a mix; the other one's verdict goes to ``rejected``."""
+    found = mix(job, to_mix, limits, attempt)
+    if not found.verdict.mixed:
+        return found if best is to_mix else replace(best, front=found.front)
+    worse, better = sorted((best, found), key=lambda one: one.verdict.rank, reverse=True)
+    rejected.append(worse.verdict)
+    return better if better.front is not None else replace(better, front=found.front)
+
+
+def attempt(job: Job, scheme: Scheme, limits: Limits, formats: Mapping[str, NodeFormat] | None = None) -> Attempt:
+    """Carry out one precision, with other ``formats`` for some nodes, and judge it."""
+    shaped, chosen, model = job.quantize(scheme, formats)
     with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
         file = Path(folder) / "model.onnx"
         save_model(model, file)
         written = sum(part.stat().st_size for part in Path(folder).iterdir())
         size = Size(quantized_bytes=written, float_bytes=job.float_bytes)
         evaluation = evaluate_model(job, _as_computed(job, model, file))
-    return Attempt(Verdict(scheme, evaluation, size, limits.judge(evaluation, size)), shaped, chosen, model)
+        latency_ms, speedup = _speed(job, scheme, limits, file, evaluation)
+    contract = limits.judge(evaluation, size, latency_ms)
+    verdict = Verdict(scheme, evaluation, size, contract, len(formats or {}), latency_ms, speedup)
+    return Attempt(verdict, shaped, chosen, model)
+
+
+def _speed(
+    job: Job, scheme: Scheme, limits: Limits, file: Path, evaluation: Evaluation
+) -> tuple[float | None, float | None]:
+    """Median latency in ms and the speed-up over the float model, where this machine tells of the target."""
+    asked = limits.max_latency_ms is not None
+    if not job.measure or not job.target.verification.latency_here or not (asked or can_mix(job, scheme)):
+        return None, None
+    timing = Timing(seconds=job.seconds) if asked else Timing(seconds=min(job.seconds, 0.5), min_runs=5)
+    inputs, provider = evaluation.sample_inputs[0], job.target.provider
+    found = compare_latency(file, job.prepared.model, inputs, provider=provider, timing=timing)
+    return found.quantized.p50_ms, found.cpu_speedup
 
 
 def _as_computed(job: Job, model: ir.Model, file: Path) -> Path:

@@ -102,7 +102,7 @@ def _manifest(job: Job, attempt: Attempt, second: Second | None) -> Manifest:
         edgeq=__version__,
         name=job.source.name,
         target=job.target.name,
-        precision=attempt.scheme.name,
+        precision=attempt.precision,
         provider=job.target.provider,
         verification=job.target.verification,
         fallback=_entry(second.job, second.attempt) if second is not None and second.attempt is not None else None,
@@ -129,7 +129,7 @@ def _entry(job: Job, attempt: Attempt) -> GraphEntry:
     return GraphEntry(
         model=FALLBACK,
         target=job.target.name,
-        precision=attempt.scheme.name,
+        precision=attempt.precision,
         provider=job.target.provider,
         verification=job.target.verification,
         size=attempt.verdict.size,
@@ -176,7 +176,7 @@ def _report(
         edgeq=__version__,
         name=job.source.name,
         target=job.target.name,
-        precision=attempt.scheme.name,
+        precision=attempt.precision,
         task=job.source.task,
         machine=describe_machine(),
         parity=job.source.parity,
@@ -192,6 +192,7 @@ def _report(
         blame=blame,
         plan=plan,
         contract=attempt.verdict.contract,
+        front=attempt.front,
         checks=checks,
         findings=(
             *check_findings(checks),
@@ -219,7 +220,7 @@ def _with_second(
     placement, _, findings = _placement(job, folder / FALLBACK, attempt, ran)
     found = GraphReport(
         target=job.target.name,
-        precision=attempt.scheme.name,
+        precision=attempt.precision,
         provider=job.target.provider.name,
         metrics=attempt.evaluation.metrics,
         primary=attempt.evaluation.primary,

@@ -1,0 +1,370 @@
+"""Mixed precision: a front of choices between a precision and floats or wider integers, tried where it matters.
+
+A study says what each choice is predicted to cost and to lose. The cheapest points of the front that are
+predicted to do are carried out and judged like any precision; where none does, the groups that are worth most are
+promoted until one does or none is left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgeq import __version__
+from edgeq.errors import ConfigError
+from edgeq.formats import NodeFormat, Scheme
+from edgeq.front import Front, FrontPoint, in_db
+from edgeq.graph import fingerprint
+from edgeq.output import atomic_file
+from edgeq.pipeline.study import Study, study
+from edgeq.request import Limits, output_sqnr_db
+from edgeq.stages.mix import Totals, solve, total
+from edgeq.stages.run.latency import Timing, compare_latency
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgeq.pipeline.job import Job
+    from edgeq.pipeline.judge import Attempt
+
+__all__ = ["can_mix", "faster_mix", "mix", "pick", "sensitivity_of"]
+
+Formats = Mapping[str, NodeFormat]
+Carry = Callable[["Job", Scheme, Limits, Formats], "Attempt"]
+"""Carries a precision with other formats for some nodes out, and judges it."""
+
+STEPS_DB = (1.5, 3.0, 4.5, 6.0, 9.0, 12.0, 18.0)
+"""By how much less noise each point of the front is asked for than the precision itself has."""
+
+ROUNDS = 4
+"""How often groups are promoted where no point of the front does: 1, 2, 4, ... of them at a time."""
+
+WORTH = 0.95
+"""A mix that is made for speed must take at most this part of the time."""
+
+
+def can_mix(job: Job, scheme: Scheme) -> bool:
+    """Whether there is anything to choose: nobody asked for this very precision, and its ranges are known before."""
+    return job.precision is None and scheme.static_bits is not None and job.target.floats.type == "float32"
+
+
+def mix(job: Job, base: Attempt, limits: Limits, carry: Carry) -> Attempt:
+    """The cheapest mix that keeps the limits, or the best there is; ``base`` itself if nothing is better.
+
+    ``base`` is the precision as it is. What comes back tells of all points in its ``front``.
+    """
+    found = _study(job, base, limits)
+    search = _Search(job, base, limits, carry, found, _points(found, limits))
+    best = search.run()
+    front = search.front(best)
+    _keep(job, base.scheme, limits, front)
+    return best.with_front(front)
+
+
+def faster_mix(job: Job, base: Attempt, limits: Limits, carry: Carry) -> Attempt:
+    """``base``, or a mix of its integers with floats that this machine computes faster, and no less exactly."""
+    found = _study(job, base, limits, effects=False)
+    chosen = solve(found.problem, minimize="cost")
+    before = total(found.problem, found.base)
+    if chosen is None or _empty(found, chosen) or total(found.problem, chosen).cost > WORTH * before.cost:
+        return base
+    mixed = carry(job, base.scheme, limits, found.formats(chosen))
+    timing = Timing(seconds=min(job.seconds, 1.0), min_runs=10)
+    inputs, provider = base.evaluation.sample_inputs[0], job.target.provider
+    ratio = compare_latency(mixed.model, base.model, inputs, provider=provider, timing=timing).cpu_speedup
+    taken = ratio is not None and ratio * WORTH >= 1 and mixed.verdict.rank <= base.verdict.rank
+    points = [found.base, chosen]
+    search = _Search(job, base, limits, carry, found, points)
+    search.done[1] = mixed
+    if not taken:
+        search.whys[1] = f"predicted to be faster, but is not: {ratio:.2f} times the speed of {base.scheme.name}"
+    best = mixed if taken else base
+    return best.with_front(search.front(best))
+
+
+def pick(job: Job, limits: Limits, carry: Carry, base: Callable[[Scheme], Attempt]) -> Attempt:
+    """Point ``limits.pick`` of the front of the job's first precision, as the cache has it; else it is made first.
+
+    Raises:
+        ConfigError: the precision cannot be mixed, or the front has no such point.
+    """
+    assert limits.pick is not None
+    scheme = job.schemes[0]
+    if not can_mix(job, scheme):
+        raise ConfigError(
+            f"--pick {limits.pick}: {scheme.name} on {job.target.name} has no mixes to pick from",
+            remedy="leave out --pick and --precision",
+        )
+    front = _kept(job, scheme, limits)
+    if front is None:
+        made = base(scheme)
+        found = _study(job, made, limits)
+        front = _Search(job, made, limits, carry, found, _points(found, limits)).front(None)
+        _keep(job, scheme, limits, front)
+    point = next((p for p in front.points if p.number == limits.pick), None)
+    if point is None:
+        raise ConfigError(
+            f"--pick {limits.pick}: the front has the points 0 to {len(front.points) - 1}",
+            remedy="look at the Pareto front in the report",
+        )
+    formats = {name: NodeFormat.parse(own) for name, own in point.changed.items()}
+    taken = carry(job, scheme, limits, formats)
+    why = f"point {point.number} was asked for"
+    points = [
+        _measured(p, taken, None) if p is point else msgspec.structs.replace(p, taken=False, why=why)
+        for p in front.points
+    ]
+    return taken.with_front(msgspec.structs.replace(front, points=tuple(points)))
+
+
+def sensitivity_of(job: Job) -> Front:
+    """The ranking of all groups in the job's first precision that has activations in integers, and its front.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    scheme = next((one for one in job.schemes if one.static_bits is not None), None)
+    if scheme is None:
+        raise ConfigError(
+            f"{job.schemes[0].name} leaves activations float: there is nothing to rank",
+            remedy="name a precision such as --precision w8a8",
+        )
+    inputs = next(iter(job.feeds[0])) if job.feeds[0] is not None else job.source.example_inputs
+    found = study(job, scheme, job.quantize(scheme), inputs=inputs)
+    points = [_point(found, n, chosen, Counter()) for n, chosen in enumerate(_points(found, Limits()))]
+    return Front(precision=scheme.name, measured=found.measured, points=tuple(points), sensitivity=found.sensitivity)
+
+
+def _study(job: Job, base: Attempt, limits: Limits, *, effects: bool = True) -> Study:
+    size = limits.max_size_bytes
+    narrow = size is not None and base.verdict.size.quantized_bytes > size
+    made, inputs = (base.shaped, base.plan, base.model), base.evaluation.sample_inputs[0]
+    return study(job, base.scheme, made, effects=effects, narrow=narrow, inputs=inputs)
+
+
+def _points(found: Study, limits: Limits) -> list[tuple[int, ...]]:
+    """Choices between the precision as it is and the most exact one, fastest first; none is beaten by another."""
+    problem, before = found.problem, total(found.problem, found.base)
+    size = float(limits.max_size_bytes) if limits.max_size_bytes is not None else math.inf
+    least = solve(problem, minimize="noise", max_size=size)
+    chosen = [found.base, solve(problem, minimize="cost", max_noise=before.noise, max_size=size), least]
+    budgets = [before.noise * 10 ** (-step / 10) for step in STEPS_DB]
+    if limits.min_sqnr_db is not None:
+        budgets.append(0.9 * 10 ** (-limits.min_sqnr_db / 10))
+    for budget in budgets:
+        if least is None or budget < total(problem, least).noise:
+            continue
+        chosen.append(solve(problem, minimize="cost", max_noise=budget, max_size=size))
+    if size < math.inf and before.size > size:  # too large as it is: what is lost on the way down is a choice, too
+        rougher = (before.noise * factor for factor in (2.0, 8.0))
+        chosen += [solve(problem, minimize="cost", max_noise=noise, max_size=size) for noise in rougher]
+    values = {one: total(problem, one) for one in chosen if one is not None and not _empty(found, one)}
+    return [
+        one
+        for one in sorted(values, key=lambda one: (values[one].cost, values[one].noise, one))
+        if one == found.base or not any(_beats(values[other], values[one]) for other in values)
+    ]
+
+
+def _empty(found: Study, chosen: Sequence[int]) -> bool:
+    """Whether nothing would be quantized."""
+    return all(unit.options[i].name == "float" for unit, i in zip(found.problem.units, chosen, strict=True))
+
+
+def _beats(one: Totals, other: Totals) -> bool:
+    """Whether ``one`` is at least as good in everything, and better in something."""
+    pairs = ((one.noise, other.noise), (one.cost, other.cost), (one.size, other.size))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
+@dataclass
+class _Search:
+    """Carries points out, cheapest first by halves, and keeps what was found of each."""
+
+    job: Job
+    base: Attempt
+    limits: Limits
+    carry: Carry
+    found: Study
+    points: list[tuple[int, ...]]
+    done: dict[int, Attempt] = field(default_factory=dict)
+    whys: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.done[self.points.index(self.found.base)] = self.base
+
+    def run(self) -> Attempt:
+        """The cheapest point that keeps the limits, as losses fall along the front; else what promotions give."""
+        order = [n for n in range(len(self.points)) if self._worth_trying(n)]
+        low, high = 0, len(order)
+        at = self._predicted(order)
+        while low < high:
+            if self._try(order[at]).verdict.acceptable:
+                high = at
+            else:
+                low = at + 1
+            at = (low + high) // 2
+        if high == len(order):
+            self._promote()
+        return min(self.done.values(), key=lambda one: (one.verdict.rank[:2], self._cost(one), one.verdict.rank))
+
+    def _cost(self, one: Attempt) -> float:
+        """Of what is acceptable, the fastest wins, then the smallest."""
+        if not one.verdict.acceptable:
+            return 0.0
+        number = next(number for number, other in self.done.items() if other is one)
+        return total(self.found.problem, self.points[number]).cost
+
+    def _worth_trying(self, number: int) -> bool:
+        """Whether what is predicted leaves hope for the limits on size and time."""
+        values, before = (total(self.found.problem, one) for one in (self.points[number], self.found.base))
+        size, latency = self.limits.max_size_bytes, self.limits.max_latency_ms
+        if size is not None and values.size > size * 1.02:
+            self.whys[number] = "predicted to be larger than --max-size"
+        measured = self.base.verdict.latency_ms
+        if latency is not None and measured is not None and measured * values.cost / before.cost > latency * 1.15:
+            self.whys[number] = "predicted to be slower than --max-latency"
+        return number not in self.whys
+
+    def _predicted(self, order: Sequence[int]) -> int:
+        """Where to begin: the first point that is predicted to reach --min-sqnr, or the middle."""
+        asked, reached = self.limits.min_sqnr_db, output_sqnr_db(self.base.evaluation)
+        if asked is None or reached is None:
+            return len(order) // 2
+        before = total(self.found.problem, self.found.base).noise
+        gains = [10 * math.log10(before / max(total(self.found.problem, self.points[n]).noise, 1e-12)) for n in order]
+        reaching = [at for at, gain in enumerate(gains) if reached + gain >= asked]
+        return reaching[0] if reaching else max(len(order) - 1, 0)
+
+    def _try(self, number: int) -> Attempt:
+        if number not in self.done:
+            formats = self.found.formats(self.points[number])
+            self.done[number] = self.carry(self.job, self.base.scheme, self.limits, formats)
+        return self.done[number]
+
+    def _promote(self) -> None:
+        """Give the groups that are worth most per time better formats, more of them each time, and look again."""
+        best = min(self.done, key=lambda number: (self.done[number].verdict.rank, number))
+        chosen = self.points[best]
+        for turn in range(ROUNDS):
+            promoted = chosen
+            for _ in range(2**turn):
+                promoted = self._promoted(promoted)
+            if promoted == chosen or _empty(self.found, promoted):
+                return
+            chosen = promoted
+            if chosen in self.points:
+                number = self.points.index(chosen)
+            else:
+                number = len(self.points)
+                self.points.append(chosen)
+            if not self._worth_trying(number) or self._try(number).verdict.acceptable:
+                return
+
+    def _promoted(self, chosen: tuple[int, ...]) -> tuple[int, ...]:
+        problem = self.found.problem
+        before, best, worth = total(problem, chosen), chosen, 0.0
+        for unit, options in enumerate(problem.units):
+            for option in range(len(options.options)):
+                other = (*chosen[:unit], option, *chosen[unit + 1 :])
+                after = total(problem, other)
+                gain = (before.noise - after.noise) / max(after.cost - before.cost, 1e-6)
+                if after.noise < before.noise and gain > worth:
+                    best, worth = other, gain
+        return best
+
+    def front(self, best: Attempt | None) -> Front:
+        """All points, those that promotions made at the end."""
+        points = []
+        for number, chosen in enumerate(self.points):
+            point = _point(self.found, number, chosen, self._counts(chosen))
+            attempt = self.done.get(number)
+            why = self.whys.get(number)
+            if best is not None and why is None and attempt is not best:
+                why = self._why(attempt)
+            points.append(_measured(point, attempt, why, taken=attempt is not None and attempt is best))
+        found = self.found
+        return Front(
+            precision=found.scheme.name, measured=found.measured, points=tuple(points), sensitivity=found.sensitivity
+        )
+
+    def _why(self, attempt: Attempt | None) -> str:
+        if attempt is None:
+            return "not tried: a faster point does, or slower ones do not"
+        if not attempt.verdict.acceptable:
+            return f"does not keep the limits: {attempt.verdict.lost}"
+        return "a faster one does as well"
+
+    def _counts(self, chosen: Sequence[int]) -> Counter[str]:
+        units = zip(self.found.problem.units, self.found.groups, chosen, strict=True)
+        return Counter(unit.options[i].name for unit, group, i in units if group.head in self.found.integer)
+
+
+def _point(found: Study, number: int, chosen: tuple[int, ...], counts: Mapping[str, int]) -> FrontPoint:
+    values = total(found.problem, chosen)
+    return FrontPoint(
+        number=number,
+        formats=dict(sorted(counts.items())),
+        changed={name: own.name for name, own in found.formats(chosen).items()},
+        predicted_db=in_db(values.noise),
+        predicted_ms=round(values.cost, 4),
+        predicted_bytes=round(values.size),
+    )
+
+
+def _measured(point: FrontPoint, attempt: Attempt | None, why: str | None, *, taken: bool = True) -> FrontPoint:
+    """The point with what was found of it."""
+    if attempt is None:
+        return msgspec.structs.replace(point, why=why)
+    verdict = attempt.verdict
+    return msgspec.structs.replace(
+        point,
+        sqnr_db=output_sqnr_db(verdict.evaluation),
+        drop=verdict.evaluation.drop,
+        latency_ms=verdict.latency_ms,
+        size_bytes=verdict.size.quantized_bytes,
+        why=None if taken else why,
+        taken=taken,
+    )
+
+
+# -- fronts in the cache, so that another point can be taken without starting over
+
+
+def _file(job: Job, scheme: Scheme, limits: Limits) -> Path | None:
+    """Where the front of this job is kept: under everything that decides it but the limits on accuracy and time."""
+    feed = job.feeds[0]
+    parts = {
+        "edgeq": __version__,
+        "model": fingerprint(job.prepared.model),
+        "target": job.target.name,
+        "scheme": scheme.name,
+        "feed": None if feed is None else feed.fingerprint,
+        "effort": job.effort,
+        "how": [job.range_method, job.bias_correction, job.smoothing],
+        "max_size": limits.max_size_bytes,
+    }
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    return None if job.cache is None else job.cache / f"front-{key}.json"
+
+
+def _keep(job: Job, scheme: Scheme, limits: Limits, front: Front) -> None:
+    path = _file(job, scheme, limits)
+    if path is not None:
+        with atomic_file(path) as work:
+            work.write_bytes(msgspec.json.encode(front))
+
+
+def _kept(job: Job, scheme: Scheme, limits: Limits) -> Front | None:
+    path = _file(job, scheme, limits)
+    try:
+        return None if path is None else msgspec.json.decode(path.read_bytes(), type=Front)
+    except (OSError, msgspec.DecodeError):
+        return None

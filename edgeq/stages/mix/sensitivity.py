@@ -1,0 +1,188 @@
+"""What each place of a network adds to the error of its output when it alone is quantized.
+
+A place is the weights of one group, or one quantized tensor with all that share its scale. Each is measured by
+running the float model with that place quantized, on samples without labels (Pandey et al. 2023,
+arXiv 2302.01382: the output's SQNR with one quantizer on). That is exact for any graph, and needs no gradients.
+"""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeq.graph import load_model, save_model
+from edgeq.parallel import map_trials
+from edgeq.progress import Progress
+from edgeq.qtypes import Decision, QuantPlan
+from edgeq.runtime import open_session, session_options
+from edgeq.stages.mix.groups import Group
+
+__all__ = ["Effect", "Source", "activation_sources", "group_sources", "measure", "weight_sources"]
+
+Insert = Callable[[ir.Model, QuantPlan], ir.Model]
+Sample = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place that adds noise: ``kind`` and ``name`` say which, ``decisions`` are those that quantize it alone."""
+
+    kind: str
+    name: str
+    decisions: tuple[Decision, ...]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a place does to the outputs: ``noise`` is the power of the error over that of the signal, averaged over the
+    outputs; ``divergence`` the mean Kullback-Leibler divergence of the class probabilities in nats, None where
+    the model is no classifier.
+    """
+
+    noise: float
+    divergence: float | None
+
+
+def weight_sources(plan: QuantPlan, groups: Sequence[Group]) -> list[Source]:
+    """The weights and biases of each group that has some, with the correction of the bias for these weights."""
+    return _by_group(plan, groups, "weights", ("weight", "bias"))
+
+
+def group_sources(plan: QuantPlan, groups: Sequence[Group], kind: str) -> list[Source]:
+    """Everything that the plan does in each group; ``kind`` names the result, such as ``w8``."""
+    return _by_group(plan, groups, kind, ("weight", "bias", "activation", "operand"))
+
+
+def _by_group(plan: QuantPlan, groups: Sequence[Group], kind: str, roles: Sequence[str]) -> list[Source]:
+    sources = []
+    for group in groups:
+        members = set(group.nodes)
+        held = []
+        for decision in plan.decisions:
+            inside = tuple(name for name in decision.consumers if name in members)
+            if inside and decision.role in roles:
+                held.append(replace(decision, consumers=inside))
+        if any(decision.qparams is not None for decision in held):
+            sources.append(Source(kind, group.name, tuple(held)))
+    return sources
+
+
+def activation_sources(plan: QuantPlan, owner: Mapping[str, str]) -> list[Source]:
+    """Each quantized tensor with those that share its scale, named after the tensor whose scale it is."""
+    held: dict[str, list[Decision]] = {}
+    for decision in plan.decisions:
+        if decision.role in ("activation", "operand") and decision.qparams is not None:
+            held.setdefault(owner.get(decision.tensor, decision.tensor), []).append(decision)
+    return [Source("activations", name, tuple(decisions)) for name, decisions in held.items()]
+
+
+def measure(
+    model: ir.Model,
+    plan: QuantPlan,
+    sources: Sequence[Source],
+    samples: Sequence[Sample],
+    *,
+    insert: Insert,
+    progress: Progress | None = None,
+) -> list[Effect]:
+    """The effect of each source on the outputs, in their order; trials run on all cores (see ``edgeq.parallel``).
+
+    Args:
+        model: The float graph that ``plan`` is about.
+        plan: Where the changed weights of the sources are (bias correction, rounding).
+        sources: What to quantize, each alone.
+        samples: Batches of inputs; a few suffice (16 to 64), as places are compared on the same ones.
+        insert: How a plan is carried out; must be a function of a module, as trials may run elsewhere.
+        progress: Told of every trial.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgeq-mix-") as folder:
+        save_model(model, Path(folder) / "float.onnx")
+        with (Path(folder) / "trial.pickle").open("wb") as stream:
+            pickle.dump((plan, tuple(sources), [dict(sample) for sample in samples], insert), stream)
+        items = [(folder, number) for number in range(len(sources))]
+        return map_trials(_effect, items, step="sensitivity", progress=progress)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What all trials of one call share, loaded once per process."""
+
+    model: ir.Model
+    plan: QuantPlan
+    sources: tuple[Source, ...]
+    samples: list[dict[str, np.ndarray]]
+    insert: Insert
+    references: list[list[np.ndarray]]
+
+
+@lru_cache(maxsize=1)
+def _setting(folder: str) -> _Setting:
+    # The file is this process's own or its parent's, in a folder that only this user can write to.
+    with (Path(folder) / "trial.pickle").open("rb") as stream:
+        plan, sources, samples, insert = pickle.load(stream)  # noqa: S301
+    model = load_model(Path(folder) / "float.onnx")
+    return _Setting(model, plan, sources, samples, insert, _run(model, samples))
+
+
+def _effect(item: tuple[str, int]) -> Effect:
+    """One trial: the float model with one source quantized."""
+    folder, number = item
+    setting = _setting(folder)
+    source = setting.sources[number]
+    tensors = {decision.tensor for decision in source.decisions}
+    alone = replace(setting.plan, decisions=source.decisions, produced=setting.plan.produced & tensors)
+    outputs = _run(setting.insert(setting.model, alone), setting.samples)
+    return _compare(setting, outputs)
+
+
+def _run(model: ir.Model, samples: Sequence[Sample]) -> list[list[np.ndarray]]:
+    # Only one place has Q/DQ, so that no integer kernel comes of it: optimized floats are exact enough.
+    with open_session(model, session_options(threads=1)) as session:
+        return [session.run(None, dict(sample)) for sample in samples]
+
+
+def _compare(setting: _Setting, outputs: Sequence[Sequence[np.ndarray]]) -> Effect:
+    count = len(setting.references[0])
+    signal, noise = np.zeros(count), np.zeros(count)
+    divergences: list[float] = []
+    for sample, expected, found in zip(setting.samples, setting.references, outputs, strict=True):
+        for index, (reference, output) in enumerate(zip(expected, found, strict=True)):
+            if reference.dtype.kind != "f":
+                continue
+            shown = _shown(sample, reference)
+            difference = np.where(shown, output.astype(np.float64) - reference, 0.0)
+            signal[index] += float(np.square(np.where(shown, reference, 0.0).astype(np.float64)).sum())
+            noise[index] += float(np.square(difference).sum())
+            if reference.ndim == 2 and reference.shape[1] > 2:
+                divergences.append(_divergence(reference, output))
+    told = signal > 0
+    ratio = np.where(np.isfinite(noise), noise, np.inf)[told] / signal[told]
+    # What is not finite is worse than anything that is; JSON and solvers need a number.
+    mean = min(float(ratio.mean()), 1e6) if told.any() else 0.0
+    return Effect(mean, float(np.mean(divergences)) if divergences and np.isfinite(divergences).all() else None)
+
+
+def _shown(sample: Sample, output: np.ndarray) -> np.ndarray:
+    """Which positions of ``output`` anybody reads: tokens that the attention mask hides are not among them."""
+    mask = sample.get("attention_mask")
+    if mask is None or output.ndim < 3 or output.shape[:2] != mask.shape:
+        return np.ones((1,) * output.ndim, dtype=bool)
+    return mask.astype(bool).reshape(*mask.shape, *[1] * (output.ndim - 2))
+
+
+def _divergence(reference: np.ndarray, output: np.ndarray) -> float:
+    """KL divergence of the softmax of two ``[samples, classes]`` arrays of logits, mean over the samples, in nats."""
+    p, q = (_log_softmax(x.astype(np.float64)) for x in (reference, output))
+    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
+
+
+def _log_softmax(x: np.ndarray) -> np.ndarray:
+    shifted = x - x.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

@@ -1,0 +1,137 @@
+"""Mixed precision through the whole job: contracts, fronts, other points, and speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_models import parse, weights
+
+from edgeq.errors import ConfigError, ContractError
+from edgeq.front import Front
+from edgeq.graph import save_model
+from edgeq.pipeline import Job, export
+from edgeq.pipeline.mixing import sensitivity_of
+from edgeq.report import Report
+from edgeq.request import Data, Exported, Limits
+
+CONVS = """g (float[1,3,16,16] x) => (float[1,10] y) {
+    c1 = Conv<pads=[1,1,1,1]>(x, w1) r1 = Relu(c1)
+    c2 = Conv<pads=[1,1,1,1]>(r1, w2) r2 = Relu(c2)
+    c3 = Conv<pads=[1,1,1,1]>(r2, w3) r3 = Relu(c3)
+    c4 = Conv<pads=[1,1,1,1]>(r3, w4) r4 = Relu(c4)
+    c5 = Conv<pads=[1,1,1,1]>(r4, w5) r5 = Relu(c5)
+    p = GlobalAveragePool(r5) f = Flatten(p) y = Gemm(f, w6) }"""
+
+
+def poisoned(folder: Path) -> Path:
+    """Five convolutions; one channel between the second and the third is 300 times the others, and read so."""
+    w = [weights(16, 3 if n == 0 else 16, 3, 3, seed=n) for n in range(5)]
+    w[1][0] *= 300
+    w[2][:, 0] /= 300
+    held = {f"w{n + 1}": array for n, array in enumerate(w)}
+    save_model(parse(CONVS, **held, w6=weights(16, 10, seed=9)), folder / "net.onnx")
+    return folder / "net.onnx"
+
+
+def job(folder: Path, target: str = "linux-x64@avx2", **more: object) -> Job:
+    """Without smoothing, which would take the poison out; for a target whose times are estimated, not measured."""
+    path = folder / "net.onnx"
+    if not path.exists():
+        poisoned(folder)
+    rows = np.random.default_rng(3).standard_normal((40, 3, 16, 16)).astype(np.float32)
+    options = {"effort": 0, "smoothing": False, "measure": False, "cache": folder / "cache", **more}
+    return Job(path, target, data=Data(rows), **options)  # type: ignore[arg-type]
+
+
+def carried_out(folder: Path, limits: Limits, name: str = "out", **more: object) -> Exported:
+    return export(job(folder, **more), output=folder / name, limits=limits, overwrite=True)
+
+
+def sqnr(report: Report) -> float:
+    return next(metric.value for metric in report.metrics if metric.unit == "dB")
+
+
+def front_of(exported: Exported) -> Front:
+    assert exported.report.front is not None
+    return exported.report.front
+
+
+def test_the_poisonous_layers_go_to_floats_and_the_contract_is_met(tmp_path: Path) -> None:
+    with pytest.raises(ContractError) as plain:
+        carried_out(tmp_path, Limits(min_sqnr_db=30), precision="w8a8")
+    assert plain.value.exported.report.front is None, "who names a precision gets that one"
+    found = carried_out(tmp_path, Limits(min_sqnr_db=30))
+    assert found.report.precision == "w8a8 mixed"
+    assert sqnr(found.report) >= 30 > sqnr(plain.value.exported.report) + 5
+    kinds = {place.node: place.kind for place in found.report.placement}
+    assert kinds["c2"] == "float", "what computes the poison"
+    assert sum(kinds[f"c{n}"] == "integer" for n in range(1, 6)) >= 2
+    taken = [point for point in front_of(found).points if point.taken]
+    assert len(taken) == 1
+    assert taken[0].why is None
+    assert taken[0].sqnr_db == sqnr(found.report)
+    assert all(point.why for point in front_of(found).points if not point.taken)
+    worst = front_of(found).sensitivity[0]
+    assert worst.group == "c2"
+    assert worst.share > 0.5
+
+
+def test_the_front_trades_noise_for_time(tmp_path: Path) -> None:
+    points = front_of(carried_out(tmp_path, Limits(min_sqnr_db=30))).points
+    assert [point.number for point in points] == list(range(len(points)))
+    assert len(points) >= 3
+    times = [point.predicted_ms for point in points]
+    noises = [10 ** (-point.predicted_db / 10) if point.predicted_db is not None else 0.0 for point in points]
+    assert times == sorted(times)
+    assert noises == sorted(noises, reverse=True)
+
+
+def test_another_point_is_that_point(tmp_path: Path) -> None:
+    first = front_of(carried_out(tmp_path, Limits(min_sqnr_db=30)))
+    number = next(point.number for point in reversed(first.points) if not point.taken and point.changed)
+    other = carried_out(tmp_path, Limits(pick=number), "other")
+    picked = next(point for point in front_of(other).points if point.taken)
+    assert picked.number == number
+    assert picked.changed == first.points[number].changed
+    floats = {name for name, own in picked.changed.items() if own == "float"}
+    kinds = {place.node: place.kind for place in other.report.placement}
+    assert floats
+    assert all(kinds[name] in ("float", "fused", "moves data") for name in floats)
+    assert {kinds[f"c{n}"] for n in range(1, 6) if f"c{n}" not in floats} <= {"integer"}
+    with pytest.raises(ConfigError, match="the front has the points 0 to"):
+        carried_out(tmp_path, Limits(pick=99), "none")
+
+
+def test_the_same_twice(tmp_path: Path) -> None:
+    """With the cache and without it: times are remembered, everything else follows from the inputs."""
+    one, two = (front_of(carried_out(tmp_path, Limits(min_sqnr_db=30), name)) for name in ("one", "two"))
+    assert one == two
+    assert sensitivity_of(job(tmp_path, cache=None)).sensitivity == one.sensitivity
+
+
+def test_what_no_mix_can_meet_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ContractError) as missed:
+        carried_out(tmp_path, Limits(min_sqnr_db=190))
+    report = missed.value.exported.report
+    assert report.front is not None
+    assert any("does not keep the limits" in (point.why or "") for point in report.front.points)
+
+
+def test_a_limit_on_latency_needs_a_latency(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--no-measure leaves latency out"):
+        carried_out(tmp_path, Limits(max_latency_ms=5))
+    with pytest.raises(ConfigError, match="its latency is n/a here"):
+        carried_out(tmp_path, Limits(max_latency_ms=5), target="android-npu", measure=True)
+
+
+def test_a_limit_on_latency_is_judged(tmp_path: Path) -> None:
+    found = carried_out(tmp_path, Limits(max_latency_ms=1000.0), target="linux-x64", measure=True, seconds=0.05)
+    assert found.report.contract is not None
+    clause = found.report.contract.clauses[0]
+    assert (clause.option, clause.met) == ("--max-latency", True)
+    assert clause.measured is not None
+    assert 0 < clause.measured < 1000
+    with pytest.raises(ContractError):
+        carried_out(tmp_path, Limits(max_latency_ms=1e-6), target="linux-x64", measure=True, seconds=0.05)
