@@ -143,6 +143,8 @@ class _Search:
     values: Values = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    known: tuple[Block, Values, float] | None = None
+    """The blocks measured last, what they give in float, and their error as the model is now."""
 
     def run(self, progress: Progress) -> Equalized:
         blocks = find_blocks(self.model, _heavy(self.model, self.layout))
@@ -152,6 +154,7 @@ class _Search:
             for place in (place for place in places if place.first == number):
                 self._try(place)
             self._advance(block, blocks[number + 1 :])
+            self.known = None
         return Equalized(self.model, tuple(self.trials), tuple(self.notes))
 
     def _advance(self, block: Block, later: Sequence[Block]) -> None:
@@ -197,8 +200,10 @@ class _Search:
         outputs = [str(value.name) for value in part.graph.outputs if value.dtype == ir.DataType.FLOAT]
         if not outputs:
             return
-        reference = self._compute(part, outputs, self.check)
-        before = self._error(part, self.layout, reference)
+        if self.known is None or self.known[0] != region:
+            reference = self._compute(part, outputs, self.check)
+            self.known = (region, reference, self._error(part, self.layout, reference))
+        _, reference, before = self.known
         before = self._keep_best(place, part, reference, before, self._alternatives(place, part))
         stats = self._observe(extract_block(self.model, region), place.axes) if place.chain else {}
         hidden = {pair.hidden for pair in place.chain}
@@ -206,6 +211,7 @@ class _Search:
             part = extract_block(self.model, region)
             found = absorption(part, pair, stats) if pair.hidden in hidden else None
             before = self._keep_best(place, part, reference, before, [found] if found is not None else [])
+        self.known = (region, reference, before)
 
     def _keep_best(
         self, place: _Place, part: ir.Model, reference: Values, before: float, found: Sequence[Alternative]
@@ -248,9 +254,23 @@ class _Search:
         if place.group.norm is None and place.group.tensor in self.layout.produced:
             return []
         bits = self.layout.bits_of(place.group.tensor) or 8
-        found = [*smoothings(part, place.group, seen), *suppressions(place.group, seen)]
+        known = (part, place.group, seen, self._rows(part, place.group.tensor), self.layout.scheme)
+        found = [*smoothings(*known), *suppressions(*known)]
         other = reparametrization(place.group, seen, bits)
         return found if other is None else [*found, other]
+
+    def _rows(self, part: ir.Model, tensor: str) -> np.ndarray:
+        """Some rows of a tensor from a few fit samples, ``[R, K]``."""
+        few = self.fit[:: max(1, len(self.fit) // 8)][:8]
+        inside = tensor not in {str(value.name) for value in part.graph.inputs}
+        inputs = [str(value.name) for value in part.graph.inputs]
+        arrays = (
+            self._compute(extract(part, inputs, [tensor]), [tensor], few)[tensor]
+            if inside
+            else [self.values[tensor][row] for row in few]
+        )
+        rows = np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])
+        return rows[:: max(1, len(rows) // 256)]
 
     def _measure(self, alternative: Alternative, place: _Place, part: ir.Model, reference: Values) -> float:
         layout, edited = self.layout, part.clone()

@@ -7,13 +7,15 @@ import onnx_ir as ir
 import pytest
 from small_models import parse, samples, weights
 
+from edgeq.blocks import extract
 from edgeq.graph import input_infos
-from edgeq.qtypes import TensorStats
+from edgeq.qtypes import Scheme, TensorStats
 from edgeq.runtime import run_model
 from edgeq.stages.calibrate import calibrate, load_feed
 from edgeq.stages.equalize import LinearGroup, find_groups, has_channels, reparametrization, smoothings, suppressions
 
 K = 24
+W8A8 = Scheme.parse("w8a8")
 RNG = np.random.default_rng(9)
 
 
@@ -59,6 +61,12 @@ def stats_of(model: ir.Model, group: LinearGroup, feed: list[dict[str, np.ndarra
     return calibrate(model, load_feed(feed, input_infos(model)), [group.tensor], channel_axis=axes)[group.tensor]
 
 
+def rows_of(model: ir.Model, group: LinearGroup, feed: list[dict[str, np.ndarray]]) -> np.ndarray:
+    part = extract(model, ["x"], [group.tensor])
+    arrays = [sample["x"] if group.tensor == "x" else run_model(part, sample)[group.tensor] for sample in feed]
+    return np.concatenate([array.reshape(-1, K) for array in arrays])
+
+
 def prepared(name: str) -> tuple[ir.Model, LinearGroup, TensorStats, list[dict[str, np.ndarray]]]:
     model = model_of(BODIES[name], "float y, float z" if "z =" in BODIES[name] else "float y")
     feed = samples(model, 6)
@@ -70,7 +78,10 @@ def prepared(name: str) -> tuple[ir.Model, LinearGroup, TensorStats, list[dict[s
 def test_every_rewrite_keeps_the_function(name: str) -> None:
     model, group, seen, feed = prepared(name)
     assert has_channels(model, group, seen)
-    found = [*smoothings(model, group, seen), *suppressions(group, seen)]
+    found = [
+        *smoothings(model, group, seen, rows_of(model, group, feed), W8A8),
+        *suppressions(model, group, seen, rows_of(model, group, feed), W8A8),
+    ]
     extra = reparametrization(group, seen, 8)
     found += [] if extra is None else [extra]
     before = len(model.graph)
@@ -98,7 +109,11 @@ def test_a_shift_centres_the_channels() -> None:
     model, group, seen, feed = prepared("norm, two products")
     assert seen.hi > 20
     shifted = model.clone()
-    (only,) = [a for a in suppressions(group, seen) if a.method.endswith("shift only")]
+    (only,) = [
+        a
+        for a in suppressions(model, group, seen, rows_of(model, group, feed), W8A8)
+        if a.method.endswith("shift only")
+    ]
     only.apply(shifted)
     after = stats_of(shifted, group, feed)
     np.testing.assert_allclose(after.channel_hi, -after.channel_lo, atol=1e-4)
@@ -107,7 +122,7 @@ def test_a_shift_centres_the_channels() -> None:
 def test_channels_below_the_threshold_keep_their_scale() -> None:
     model, group, seen, feed = prepared("norm, two products")
     amplitude = (seen.channel_hi - seen.channel_lo) / 2
-    for alternative in suppressions(group, seen)[1:]:
+    for alternative in suppressions(model, group, seen, rows_of(model, group, feed), W8A8)[1:]:
         share = float(alternative.method.split()[-1])
         after = model.clone()
         alternative.apply(after)
@@ -134,6 +149,6 @@ def test_after_reparametrization_one_grid_fits_all_channels() -> None:
 
 
 def test_a_norm_that_others_read_is_not_reparametrized() -> None:
-    _, group, seen, _ = prepared("norm read by others")
+    model, group, seen, feed = prepared("norm read by others")
     assert reparametrization(group, seen, 8) is None
-    assert all(alternative.added for alternative in suppressions(group, seen))
+    assert all(alternative.added for alternative in suppressions(model, group, seen, rows_of(model, group, feed), W8A8))

@@ -60,7 +60,7 @@ def cross_layer(model: ir.Model, chain: Sequence[Pair], stats: Mapping[str, Tens
         if len(known) == len(chain):
             kinds += [
                 (f"activations, strength {strength}", _activation_scales(model, chain, known, bounds, strength))
-                for strength in STRENGTHS
+                for strength in (STRENGTHS[:1] if relu else STRENGTHS)
             ]
         for kind, scales in kinds:
             if all(np.allclose(scale, 1.0, rtol=0.02) for scale in scales):

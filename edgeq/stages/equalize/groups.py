@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from edgeq.affine import fake_quantize, range_to_qparams
 from edgeq.graph import Names, constant_array, set_initializer
+from edgeq.qtypes import IntType, PerAxis, Scheme, TensorSpec
 from edgeq.stages.equalize.alternative import set_constant
 
-__all__ = ["LinearGroup", "change_channels", "find_groups", "group_rows"]
+__all__ = ["LinearGroup", "change_channels", "find_groups", "group_rows", "product_error"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,25 @@ def change_channels(
             weight = constant_array(node.inputs[1])
             assert weight is not None
             set_constant(model, node, 1, weight * (scale[None, :] if _transposed(node) else scale[:, None]))
+
+
+def product_error(
+    x: np.ndarray, rows: np.ndarray, scheme: Scheme, scale: np.ndarray | None = None, shift: np.ndarray | None = None
+) -> float:
+    """Mean squared error of the products from rounding both operands, after a change of the channels.
+
+    ``x`` are rows of the tensor ``[R, K]``, ``rows`` the weights side by side ``[K, N]``. Ranges are the extrema, and
+    weights have a scale for each column: enough to tell which changes are worth measuring.
+    """
+    scale = np.ones(x.shape[1]) if scale is None else scale
+    changed = ((x - (0 if shift is None else shift)) / scale).astype(np.float32)
+    weight = (rows * scale[:, None]).astype(np.float32)
+    spec = TensorSpec(IntType(scheme.activation_bits or 8, False), symmetric=False)
+    rounded = fake_quantize(changed, range_to_qparams(changed.min(), changed.max(), spec))
+    spec = TensorSpec(IntType(scheme.weight_bits, True), True, PerAxis(1))
+    most = np.abs(weight).max(axis=0)
+    error = rounded @ fake_quantize(weight, range_to_qparams(-most, most, spec)) - changed @ weight
+    return float(np.square(error, dtype=np.float64).mean())
 
 
 def _readers(model: ir.Model, group: LinearGroup) -> list[ir.Node]:

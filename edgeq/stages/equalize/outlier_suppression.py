@@ -12,31 +12,37 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
+import onnx_ir as ir
 
-from edgeq.qtypes import TensorStats
+from edgeq.qtypes import Scheme, TensorStats
 from edgeq.stages.equalize.alternative import Alternative
-from edgeq.stages.equalize.groups import LinearGroup, change_channels
+from edgeq.stages.equalize.groups import LinearGroup, change_channels, group_rows, product_error
 
 __all__ = ["suppressions"]
 
-THRESHOLDS = (1.0, 0.6, 0.4, 0.25, 0.15)
-"""``t`` as a share of the largest amplitude of all channels; at 1 the channels are shifted only."""
+THRESHOLDS = (0.8, 0.6, 0.45, 0.35, 0.25, 0.18, 0.12)
+"""``t`` as a share of the largest amplitude of all channels; at 1 the channels would be shifted only."""
 
 
-def suppressions(group: LinearGroup, seen: TensorStats) -> list[Alternative]:
-    """One rewrite for each threshold; none for products without biases of their own."""
+def suppressions(
+    model: ir.Model, group: LinearGroup, seen: TensorStats, x: np.ndarray, scheme: Scheme
+) -> list[Alternative]:
+    """The shift alone, and with the threshold of the least error of the products on ``x`` ``[R, K]``.
+
+    There is nothing for products that take no shift, having no constant bias.
+    """
     if not group.shiftable or seen.channel_lo is None or seen.channel_hi is None:
         return []
-    shift = (seen.channel_hi + seen.channel_lo) / 2
+    rows, shift = group_rows(model, group), (seen.channel_hi + seen.channel_lo) / 2
     amplitude = (seen.channel_hi - seen.channel_lo) / 2
+    if not amplitude.max() > 0:
+        return []
+    scales = [(share, np.maximum(1.0, amplitude / (share * amplitude.max()))) for share in THRESHOLDS]
+    share, best = min(scales, key=lambda pair: product_error(x, rows, scheme, pair[1], shift))
     found = []
-    for share in THRESHOLDS:
-        threshold = share * amplitude.max()
-        if not threshold > 0:
-            continue
-        scale = np.maximum(1.0, amplitude / threshold) if share < 1 else None
-        words = f"threshold {share}" if share < 1 else "shift only"
+    for words, scale in (("shift only", None), (f"threshold {share}", best)):
         added = 0 if group.norm is not None else 1 + (scale is not None)
         apply = partial(change_channels, group=group, scale=scale, shift=shift)
-        found.append(Alternative(group.tensor, f"Outlier Suppression+, {words}", apply, added, structural=bool(added)))
+        method = f"Outlier Suppression+, {words}"
+        found.append(Alternative(group.tensor, method, apply, added, structural=bool(added)))
     return found

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from edgeq.qtypes import Scheme, TensorStats
 from edgeq.stages.equalize.alternative import Alternative
-from edgeq.stages.equalize.groups import LinearGroup, change_channels, find_groups, group_rows
+from edgeq.stages.equalize.groups import LinearGroup, change_channels, find_groups, group_rows, product_error
 
 __all__ = ["Smoothing", "has_channels", "smooth", "smoothings"]
 
@@ -73,19 +73,23 @@ def smooth(
     return model, tuple(done)
 
 
-def smoothings(model: ir.Model, group: LinearGroup, seen: TensorStats) -> list[Alternative]:
-    """One rewrite for each strength of the grid, to be measured; leaving the group alone is none of them."""
+def smoothings(
+    model: ir.Model, group: LinearGroup, seen: TensorStats, x: np.ndarray, scheme: Scheme, *, most: int = 2
+) -> list[Alternative]:
+    """The strengths with the least error of the products on ``x`` ``[R, K]``, to be measured; 0 is none of them."""
     rows = group_rows(model, group)
+    scales = [(strength, _scale(seen, rows, strength)) for strength in STRENGTHS]
+    scales.sort(key=lambda pair: product_error(x, rows, scheme, pair[1]))
     added = int(group.norm is None)
     return [
         Alternative(
             group.tensor,
             f"SmoothQuant, strength {strength}",
-            partial(change_channels, group=group, scale=_scale(seen, rows, strength)),
+            partial(change_channels, group=group, scale=scale),
             added,
             structural=bool(added),
         )
-        for strength in STRENGTHS[::2]
+        for strength, scale in scales[:most]
     ]
 
 
