@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from edgeq.progress import Progress, Silent
 
-__all__ = ["map_trials"]
+__all__ = ["cluster_named", "map_trials"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -48,6 +48,14 @@ def map_trials(
     finally:
         progress.finish()
     return results
+
+
+def cluster_named() -> bool:
+    """Whether the user has named another backend to joblib than its own processes and threads."""
+    from joblib.parallel import get_active_backend
+
+    backend, _ = get_active_backend()
+    return not type(backend).__module__.startswith("joblib._parallel_backends")
 
 
 def _jobs() -> int | None:
