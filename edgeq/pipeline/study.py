@@ -194,7 +194,11 @@ class _Study:
             for number, group in enumerate(self.groups)
         )
         named = {group.name: number for number, group in enumerate(self.groups)}
-        needs = tuple((named[group.name], named[other]) for group in self.groups for other in group.needs)
+        needs = tuple(
+            (named[group.name], tuple(named[other] for other in others))
+            for group in self.groups
+            for others in group.needs
+        )
         links, here = self._links(), self.job.target.verification.latency_here
         before = total(Problem(units, links, needs), usual)
         alone = sum(unit.options[index].cost for unit, index in zip(units, usual, strict=True))

@@ -33,7 +33,8 @@ def random_problem(seed: int, units: int = 6) -> Problem:
         costs = {(a, b): rng.uniform(0, 0.5) for a in (FLOAT, 8, 16) for b in (FLOAT, 8, 16) if a != b}
         noise = {8: eight, 16: eight / 65536}
         links.append(Link(f"t{number}", number, readers, noise, costs, fed_out=not readers or rng.random() < 0.2))
-    needs = tuple((int(a), int(a) - 1) for a in rng.choice(range(1, units), 2, replace=False))
+    first, second = rng.choice(range(2, units), 2, replace=False).tolist()
+    needs = ((first, (first - 1,)), (second, (second - 1, second - 2)))
     return Problem(tuple(made), tuple(links), needs, base_cost=0.7, base_size=10.0)
 
 
@@ -42,7 +43,7 @@ def brute_force(problem: Problem, minimize: str, noise: float, cost: float, size
     best = None
     for chosen in itertools.product(*(range(len(unit.options)) for unit in problem.units)):
         domains = [unit.options[i].domain for unit, i in zip(problem.units, chosen, strict=True)]
-        if any(domains[a] != FLOAT and domains[b] == FLOAT for a, b in problem.needs):
+        if any(domains[a] != FLOAT and all(domains[b] == FLOAT for b in others) for a, others in problem.needs):
             continue
         found = total(problem, chosen)
         if found.noise <= noise and found.cost <= cost and found.size <= size:
@@ -111,7 +112,7 @@ def test_needs_are_kept_and_units_can_be_fixed() -> None:
     units = tuple(
         Unit(f"u{i}", (Option("w8a8", 8, 0.1 * i, 1.0, 1.0), Option("float", FLOAT, 0.0, 2.0, 4.0))) for i in range(3)
     )
-    assert solve(Problem(units, needs=((1, 2),)), minimize="cost", max_noise=0.15) == (0, 1, 1)
+    assert solve(Problem(units, needs=((1, (2,)),)), minimize="cost", max_noise=0.15) == (0, 1, 1)
     assert solve(Problem(units), minimize="cost", fixed={0: 1}) == (1, 0, 0)
     assert solve(Problem(units), minimize="cost", fixed={2: 0}, max_noise=0.1) is None
 

@@ -18,15 +18,15 @@ __all__ = ["Group", "Structure", "find_groups"]
 class Group:
     """Nodes of the main graph, by name and in graph order, and the formats offered, as a target lists them.
 
-    ``formats`` are those of ``head``, the node that has the weights (else the first). ``needs`` names the
-    groups that must compute in integers, too, where this one is to.
+    ``formats`` are those of ``head``, the node that has the weights (else the first). ``needs`` names groups, in
+    sets: of each set at least one must compute in integers, too, where this one is to.
     """
 
     name: str
     head: str
     nodes: tuple[str, ...]
     formats: tuple[NodeFormat, ...]
-    needs: tuple[str, ...] = ()
+    needs: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,19 @@ class _Search:
     def _formats(self, node: ir.Node) -> Sequence[NodeFormat]:
         return self.offered.get(str(node.name), ())
 
-    def _needs(self, nodes: Sequence[ir.Node], head: ir.Node, named: Mapping[ir.Node, str]) -> tuple[str, ...]:
-        """An elementwise kernel, or one that moves data, is integer between integers only."""
+    def _needs(
+        self, nodes: Sequence[ir.Node], head: ir.Node, named: Mapping[ir.Node, str]
+    ) -> tuple[tuple[str, ...], ...]:
+        """An elementwise kernel, or one that moves data, is integer where all it reads comes from integers, and
+        somebody reads it in integers.
+        """
         if self.structure.avoid_floats or self._kind(head) not in ("elementwise", "moves-data"):
             return ()
         own = self._root(head)
         producers = [value.producer() for node in nodes for value in self._data(node)]
-        roots = [self._root(node) for node in producers if node in self.parent]
-        return tuple(dict.fromkeys(named[root] for root in roots if root is not own))
+        before = [self._root(node) for node in producers if node in self.parent]
+        readers = [reader for node in nodes for value in node.outputs for reader, _ in value.uses()]
+        behind = [self._root(node) for node in readers if node in self.parent]
+        all_of = dict.fromkeys(named[root] for root in before if root is not own)
+        one_of = tuple(dict.fromkeys(named[root] for root in behind if root is not own))
+        return (*((name,) for name in all_of), *((one_of,) if one_of else ()))

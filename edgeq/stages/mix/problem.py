@@ -57,14 +57,14 @@ class Link:
 
 @dataclass(frozen=True)
 class Problem:
-    """All units and tensors. ``needs`` holds pairs: if the first is not float, the second must not be, either.
+    """All units and tensors. ``needs``: if the first is not float, at least one of the second ones must not be, either.
 
     ``base_cost`` and ``base_size`` are what no choice changes, in ms and bytes.
     """
 
     units: tuple[Unit, ...]
     links: tuple[Link, ...] = ()
-    needs: tuple[tuple[int, int], ...] = ()
+    needs: tuple[tuple[int, tuple[int, ...]], ...] = ()
     base_cost: float = 0.0
     base_size: float = 0.0
 

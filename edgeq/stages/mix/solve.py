@@ -114,8 +114,11 @@ class _Program:
             self.values += [(option.noise, option.cost, option.size) for option in unit.options]
             self._row({self.at[-1] + offset: 1.0 for offset in range(len(unit.options))}, 1.0)
         self.choices = len(self.values)
-        for first, second in self.problem.needs:
-            self._row({**self._unlike(first, 1.0), **self._unlike(second, -1.0)}, 0.0)
+        for first, others in self.problem.needs:
+            row = self._unlike(first, 1.0)
+            for other in others:
+                row.update(self._unlike(other, -1.0))
+            self._row(row, 0.0)
         for link in self.problem.links:
             self._noise_of(link)
             self._conversions_of(link)
