@@ -50,7 +50,8 @@ class TorchGraph(nn.Module):
     """An ONNX graph in torch, with the names of its tensors and nodes.
 
     Float initializers are parameters, all other constants are buffers; ``weights`` reaches them by their ONNX
-    names. What QuantizeLinear computes are whole numbers in float32, so that gradients pass
+    names. Parameters of a single element (bounds of Clip, factors) ask for no gradient until told to: few want it,
+    and it doubles the time of an activation's backward pass. What QuantizeLinear computes are whole numbers in float32, so that gradients pass
     (straight-through, see ``edgeq.torch_graph.fake_quant``). Results are deterministic on the CPU; on a GPU,
     float32 is not shortened to TF32 in the forward pass.
 
@@ -92,7 +93,7 @@ class TorchGraph(nn.Module):
         place = f"constant_{len(self._places)}"  # ONNX names hold dots, which torch forbids
         self._places[name] = place
         if trainable and tensor.is_floating_point():
-            self.register_parameter(place, nn.Parameter(tensor))
+            self.register_parameter(place, nn.Parameter(tensor, requires_grad=tensor.numel() > 1))
         else:
             self.register_buffer(place, tensor)
 
