@@ -79,6 +79,8 @@ class Graph(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``cache_key`` names a property of the model's metadata that gets a fingerprint of its content, for
     providers that look there for the key of what they compiled before.
     ``scalars``: ``"vectors"`` gives a constant operand without dimensions one of size 1.
+    ``residuals``: ``"sum"`` writes Sum for the Add in front of a LayerNormalization, which keeps ONNX Runtime
+    from merging both into SkipLayerNormalization.
     ``pad_channels`` gives convolutions whole groups of four input channels where groups of three go wrong.
     ``qdq_domain`` is the domain of QuantizeLinear and DequantizeLinear; ``"com.microsoft"`` has 16-bit
     types below opset 21.
@@ -90,6 +92,7 @@ class Graph(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     linear: Literal["as-is", "guarded-add"] = "as-is"
     masks: Literal["keep", "finite"] = "keep"
     scalars: Literal["keep", "vectors"] = "keep"
+    residuals: Literal["keep", "sum"] = "keep"
     pad_channels: bool = False
     qdq_domain: Literal["ai.onnx", "com.microsoft"] = "ai.onnx"
     cache_key: str | None = None

@@ -6,10 +6,15 @@ compared with the same graph run without any optimization.
 
 from __future__ import annotations
 
+import tempfile
+from collections import Counter
+
 import numpy as np
+import onnx
 import pytest
 from small_models import Chain, parse, quantized, weights
 
+from edgeq.runtime import open_session, session_options
 from edgeq.stages.run.placement import read_placement
 from edgeq.target import load_target
 
@@ -33,6 +38,7 @@ CONSTANTS = {
     "halves": ints(4, 4),
     "choice": np.array([True, False] * 4),
     "m": weights(8, 8, seed=3),
+    "row": weights(8, seed=8),
     "half": weights(8, 2, 8, 8, seed=4),
     "table": weights(512, 64, seed=5),
     "t": weights(64, 8, seed=6),
@@ -103,7 +109,18 @@ TABLE = {
 WEIGHT_ONLY = {
     "MatMul": ("g (float[1,4,64] x) => (float[1,4,8] y) { y = MatMul(x, t) }", {"y": "MatMulNBits"}),
 }
+DYNAMIC = {
+    "MatMul": (
+        "g (float[1,4,8] x) => (float[1,4,8] y) { h = MatMul(x, m) b = Add(h, row) y = MatMul(b, m) }",
+        {"h": "DynamicQuantizeMatMul", "y": "DynamicQuantizeMatMul"},
+    ),
+    "Gemm": (
+        "g (float[4,8] x) => (float[4,8] y) { h = Gemm(x, m, row) y = Gemm<transB=1>(h, m, row) }",
+        {"h": "DynamicQuantizeMatMul", "y": "DynamicQuantizeMatMul"},
+    ),
+}
 KINDS = {
+    "dynamic": DYNAMIC,
     "compute": COMPUTE,
     "elementwise": ELEMENTWISE,
     "moves-data": MOVES,
@@ -156,6 +173,31 @@ def test_integer_kernels(target: str, kind: str, op: str) -> None:
         pytest.skip(f"{target} does not promise it")
     text, expected = KINDS[kind][op]
     check(quantized(make(text), target), expected, kind)
+
+
+def kernels(chain: Chain) -> Counter[str]:
+    """What ONNX Runtime makes of the model, with everything merged that it merges."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = session_options(config=chain.target.provider.session)
+        options.optimized_model_filepath = f"{folder}/optimized.onnx"
+        with open_session(chain.model, options):
+            return Counter(node.op_type for node in onnx.load(f"{folder}/optimized.onnx").graph.node)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("op", DYNAMIC)
+def test_products_ranged_at_run_time_are_one_kernel_each(target: str, op: str) -> None:
+    text, expected = DYNAMIC[op]
+    chain = quantized(make(text), target, "w8a8_dynamic")
+    check(chain, expected, "dynamic")
+    assert kernels(chain) == {"DynamicQuantizeMatMul": 2}  # the biases are in them
+
+
+def test_readers_of_one_tensor_share_its_integers() -> None:
+    text = "g (float[1,4,8] x) => (float[1,4,8] y) { q = MatMul(x, m) k = MatMul(x, n) s = Add(q, row) y = Mul(s, k) }"
+    model = parse(text, m=CONSTANTS["m"], n=weights(8, 8, seed=9), row=CONSTANTS["row"])
+    made = kernels(quantized(model, "linux-x64", "w8a8_dynamic"))
+    assert made == {"DynamicQuantizeLinear": 1, "MatMulIntegerToFloat": 2, "Mul": 1}
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

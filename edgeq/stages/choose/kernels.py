@@ -50,9 +50,10 @@ def formats_of(node: ir.Node, target: TargetProfile, scheme: Scheme) -> tuple[No
     """What ``target`` offers for ``node`` in a model of ``scheme``: fewest bits first, float last.
 
     ``node`` is one of the graph in the target's form (``shape_float``). ``find_layout`` gives it each of these
-    formats, but elementwise kernels and data movement only between integer neighbours. Float is offered where the provider itself computes the operator in floats, and
-    does not do so slowly (``floats.avoid``). Operators without weights have formats such as ``a8``. A node
-    that nothing is offered for but float, or that computes no floats, has float alone.
+    formats, but elementwise kernels and data movement only between integer neighbours. Float is offered
+    where the provider itself computes the operator in floats, and does not do so slowly (``floats.avoid``).
+    Operators without weights have formats such as ``a8``. A node that nothing is offered for but float, or
+    that computes no floats, has float alone.
     """
     found = [wanted for wanted in _candidates(node, target, scheme) if _fits(node, target, scheme, wanted)]
     ordered = sorted(dict.fromkeys(found), key=_cost)

@@ -73,10 +73,21 @@ class Layout:
         return frozenset(name for name, capability in self.integer.items() if capability.kind == "dynamic")
 
     @property
+    def calibrated(self) -> bool:
+        """Whether the plan cannot do without statistics: some ranges must be known before."""
+        return any(owner not in self.constants for owner in self.owner.values())
+
+    @property
     def observed(self) -> tuple[str, ...]:
-        """The tensors whose statistics the plan needs, in graph order, each once (a constant needs none)."""
+        """The tensors whose statistics the plan needs, in graph order, each once (a constant needs none).
+
+        Then come those whose range is found at run time: the plan can do without, smoothing cannot.
+        """
         owners = dict.fromkeys(self.owner[name] for name in self.activations)
-        return tuple(owner for owner in owners if owner not in self.constants)
+        return (
+            *(owner for owner in owners if owner not in self.constants),
+            *(tensor for tensor in self.ranged if tensor not in owners),
+        )
 
     def channel_axes(self, model: ir.Model) -> dict[str, int]:
         """The channel axis of each observed tensor that a Conv or Gemm (axis 1) or a MatMul (the last) reads."""
@@ -87,7 +98,7 @@ class Layout:
                 continue
             axis = {"Conv": 1, "Gemm": 1, "MatMul": len(value.shape) - 1}.get(node.op_type)
             # A shared scale belongs to a tensor of another shape: its channels are not these.
-            owned = self.owner.get(str(value.name)) == value.name
+            owned = self.owner.get(str(value.name), value.name) == value.name
             if axis is not None and owned and isinstance(value.shape[axis], int):
                 axes[str(value.name)] = axis
         return axes

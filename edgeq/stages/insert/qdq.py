@@ -9,6 +9,7 @@ from edgeq.affine import quantize, split_scale
 from edgeq.errors import ModelError
 from edgeq.graph import Names, constant_array, outer_nodes, set_initializer
 from edgeq.qtypes import Decision, PerAxis, PerBlock, QParams, QuantPlan
+from edgeq.stages.insert.dynamic import Ranged, multiply_ranged
 
 __all__ = ["insert_qdq"]
 
@@ -40,6 +41,7 @@ class _Performer:
         self.outer = outer_nodes(model)
         self.restored: dict[str, ir.Value] = {}
         self.integers: dict[tuple[object, ...], ir.Value] = {}
+        self.ranged = Ranged(model, self.names)
         self.values: dict[str, ir.Value] = {str(value.name): value for value in model.graph.inputs}
         self.values.update(model.graph.initializers)
         for node in model.graph:
@@ -141,6 +143,9 @@ class _Performer:
         if array is None:
             raise ModelError(f"the plan calls {decision.tensor!r} a weight, but it is no constant")
         stem = decision.tensor if len(decision.consumers) == 1 else f"{node.name}/{decision.tensor}"
+        if str(node.name) in self.plan.dynamic:
+            self._ranged(node, decision.tensor, stem, array, qparams)
+            return
         stored = self._stored(decision.tensor, stem, array, qparams)
         if node.op_type == "Gather" and isinstance(qparams.spec.granularity, PerAxis):
             self._table(node, stored, qparams)
@@ -165,6 +170,17 @@ class _Performer:
             name = self.names.fresh(f"{stem}_quantized")
             self.integers[key] = set_initializer(self.model, name, quantize(array, qparams))
         return self.integers[key]
+
+    def _ranged(self, node: ir.Node, tensor: str, stem: str, array: np.ndarray, qparams: QParams) -> None:
+        """The product with activations whose range is found at run time; new nodes take the place of ``node``."""
+        if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1:
+            levels = np.ascontiguousarray(quantize(array, qparams).T)
+            stored = set_initializer(self.model, self.names.fresh(f"{stem}_quantized"), levels)
+        else:
+            stored = self._stored(tensor, stem, array, qparams)
+        scale, zero = self._parameters(stem, qparams)
+        result = multiply_ranged(self.model, node, stored, scale, zero, self.ranged, self.names)
+        self.values[str(result.name)] = result
 
     def _table(self, node: ir.Node, stored: ir.Value, qparams: QParams) -> None:
         """Look the rows up in integers and dequantize only those: the scale is per column, so both commute."""
@@ -199,7 +215,9 @@ class _Performer:
         if decision.qparams is None:
             if changed:
                 # An Add that holds the bias of a MatMul reads it where it pleases.
-                reads = [i for i, value in enumerate(node.inputs) if value is not None and value.name == decision.tensor]
+                reads = [
+                    i for i, value in enumerate(node.inputs) if value is not None and value.name == decision.tensor
+                ]
                 bias = set_initializer(self.model, self.names.fresh(decision.tensor), array)
                 self._set_bias(node, bias, reads[0] if reads else 2)
             return

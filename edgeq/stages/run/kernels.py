@@ -21,7 +21,10 @@ __all__ = ["PLUMBING", "Kernel", "Kernels", "label_nodes", "labelled", "read_ker
 
 PLUMBING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _LABEL = re.compile(r"edgeq_(\d+)_")
-_INTEGER = re.compile(r"QLinear\w+|QGemm|QMoE|QAttention|\w*MatMulInteger\w*|ConvInteger|\w+NBits|\w+BlockQuantized")
+_INTEGER = re.compile(
+    r"QLinear\w+|QGemm|QMoE|QAttention|\w*MatMulInteger\w*|DynamicQuantizeMatMul|ConvInteger"
+    r"|\w+NBits|\w+BlockQuantized"
+)
 _ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"})
 _MOVERS = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 _GLUE = frozenset({"Reshape", "Transpose", "ReorderInput", "ReorderOutput"})

@@ -12,6 +12,7 @@ from edgeq.stages.tune.drop_absorbed import drop_absorbed
 from edgeq.stages.tune.half import to_float16
 from edgeq.stages.tune.nbits import use_nbits
 from edgeq.stages.tune.opset import ir_version_of, least_opset, opset_of_types
+from edgeq.stages.tune.residuals import part_residuals
 from edgeq.target import TargetProfile
 
 __all__ = ["finish"]
@@ -24,7 +25,8 @@ def finish(
 
     The opset is the target's, unless integer types or operators need a newer one (see ``opset_note``).
     In the domain ``com.microsoft`` DequantizeLinear takes no blocks (measured, ONNX Runtime 1.32):
-    those stay standard. A Relu or Clip that the integers' ends replace is left out where the provider
+    those stay standard. Residual sums are kept apart from the normalization behind them where the target
+    wants that. A Relu or Clip that the integers' ends replace is left out where the provider
     does not do so. Weight-only layers become ONNX Runtime's own operators where the target wants them,
     and floats become float16, but for the nodes that ``islands`` names.
     """
@@ -42,6 +44,8 @@ def finish(
             if node.op_type in ("QuantizeLinear", "DequantizeLinear") and "block_size" not in node.attributes:
                 node.domain = target.graph.qdq_domain
                 model.opset_imports[node.domain] = 1
+    if target.graph.residuals == "sum":
+        part_residuals(model)
     if target.floats.type == "float16":
         to_float16(model, islands or {})
     if target.graph.cache_key is not None:
