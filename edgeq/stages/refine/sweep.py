@@ -25,6 +25,7 @@ from edgeq.stages.refine.checkpoint import Checkpoint, key_of
 from edgeq.stages.refine.judge import Insert, Judge, decibels, relative_error, squares
 from edgeq.stages.refine.layers import Candidate, layer_candidates
 from edgeq.stages.refine.ranges import extrema, range_candidates, searched
+from edgeq.stages.refine.reconstruction import missing_torch, reconstructed, unsupported_nodes
 from edgeq.stages.refine.runs import in_order, open_runner
 from edgeq.target import TargetProfile
 
@@ -122,6 +123,10 @@ class _Walk:
         self.fit = [i for i in range(self.count) if i % 4 != 3]
         self.range_fit = [self.fit[i * len(self.fit) // _RANGE_SAMPLES] for i in range(_RANGE_SAMPLES)]
         self.range_fit = list(dict.fromkeys(self.range_fit))
+        why = missing_torch() if self.effort >= 2 else None
+        self.learning = self.effort >= 2 and why is None
+        if why is not None:
+            self.notes.append(why)
 
     def run(self, blocks: Sequence[Block], checkpoint: Checkpoint, progress: Progress) -> Refined:
         came = self.plan
@@ -145,6 +150,9 @@ class _Walk:
         """Improve the plan of one block, and carry the activations over it."""
         with Judge(self.model, block, self.insert, self.borders) as judge:
             self._carry("float", judge.part, block)
+            unsupported = unsupported_nodes(judge.part) if self.learning and block.heavy else []
+            if unsupported:
+                self.notes.append(f"the block {block.name} was not learned by gradient: {'; '.join(unsupported[:3])}")
             step = f"{index:04d}"
             known = checkpoint.load(step, self.plan)
             if known is not None:
@@ -177,6 +185,19 @@ class _Walk:
                 self.model, self.plan, block, layer, self.borders, self.fit, target=self.target, insert=self.insert
             )
             error = self._choose(judge, layer, tried, error)
+        if self.learning and not unsupported_nodes(judge.part):
+            found = reconstructed(
+                self.model,
+                self.plan,
+                judge.part,
+                block,
+                self.borders,
+                self.fit,
+                target=self.target,
+                settled=self.settled,
+                seed=self.seed,
+            )
+            self._choose(judge, block.name, [found], error)
 
     def _choose(self, judge: Judge, name: str, tried: Sequence[Candidate], error: float) -> float:
         """Keep the best of the candidates if it lowers the block's error on the check samples."""
