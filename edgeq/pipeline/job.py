@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import onnx_ir as ir
 
 from edgeq.errors import CalibrationError, ConfigError, NothingToQuantizeError
-from edgeq.graph import TensorInfo, check_float, input_infos, saved_bytes
+from edgeq.graph import TensorInfo, input_infos, saved_bytes
+from edgeq.pipeline.planning import plan_model
 from edgeq.progress import Progress, Silent
 from edgeq.qtypes import NodeForecast, NodeFormat, QuantPlan, Scheme, TensorStats
 from edgeq.recipe import Preprocess
@@ -25,16 +25,13 @@ from edgeq.sandbox.place import Place
 from edgeq.source import Source
 from edgeq.stages.calibrate.feeds import Feed, check_data, load_feed, split_feed
 from edgeq.stages.calibrate.observe import calibrate
-from edgeq.stages.calibrate.peaks import observe_peaks
 from edgeq.stages.choose import (
     Layout,
-    choose_plan,
     find_islands,
     find_layout,
     forecast_floats,
     forecast_nodes,
 )
-from edgeq.stages.equalize import Smoothing, smooth
 from edgeq.stages.export import load_source
 from edgeq.stages.insert import insert_qdq, verify_qdq
 from edgeq.stages.prep import Prepared, prepare
@@ -229,6 +226,8 @@ class Job:
         if not layout.observed:
             return {}
         feed = self.feeds[0]
+        if feed is None and not layout.calibrated:
+            return {}  # ranges found at run time: only smoothing would look at statistics
         if feed is None:
             raise CalibrationError(
                 f"precision {layout.scheme.name} needs calibration data, and none was given",
@@ -245,35 +244,7 @@ class Job:
         Raises:
             ModelError: the model is quantized already, or holds no float32 weights.
         """
-        check_float(self.source.model)
-        shaped = self.shaped(scheme)
-        layout = self.layout(shaped, scheme, formats)
-        stats = self.statistics(shaped, layout)
-        done: tuple[Smoothing, ...] = ()
-        before: dict[str, NodeForecast] = {}
-        if self.smoothing and stats:
-            smoothed, done = smooth(shaped, stats, integer=layout.integer, produced=layout.produced, scheme=scheme)
-            if done:
-                before = self.forecast(shaped, layout)
-                shaped, layout = smoothed, self.layout(smoothed, scheme, formats)
-                stats = self.statistics(shaped, layout)
-        chosen = choose_plan(
-            shaped,
-            layout,
-            stats,
-            self.target,
-            range_method=self.range_method,
-            bias_correction=self.bias_correction,
-        )
-        nodes = {name: _remembering(node, before.get(name)) for name, node in chosen.nodes.items()}
-        chosen = replace(chosen, nodes=nodes, notes=tuple(step.describe() for step in done))
-        return shaped, chosen if self.target.floats.type == "float32" else self._with_islands(shaped, chosen)
-
-    def _with_islands(self, shaped: ir.Model, chosen: QuantPlan) -> QuantPlan:
-        """The plan, and which nodes stay float32: from a few samples, of whatever data there is."""
-        batches = self.feeds[0] if self.feeds[0] is not None else [self.source.example_inputs]
-        islands = find_islands(shaped, observe_peaks(shaped, batches), self.target)
-        return replace(chosen, islands=islands, nodes=forecast_floats(chosen.nodes, islands))
+        return plan_model(self, scheme, formats)
 
     # -- insert and tune
 
@@ -284,13 +255,6 @@ class Job:
         model = finish(insert_qdq(shaped, chosen), self.target, scheme, chosen.islands)
         verify_qdq(model)
         return shaped, chosen, model
-
-
-def _remembering(node: NodeForecast, before: NodeForecast | None) -> NodeForecast:
-    """Smoothing may put a Mul in front of a node, which then runs otherwise than the profile alone had promised."""
-    if before is None or node.foreseen is not None or before.kind == node.kind:
-        return node
-    return msgspec.structs.replace(node, foreseen=before.kind)
 
 
 def _check_worth(plan: QuantPlan) -> None:
