@@ -107,12 +107,15 @@ class Floats(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``"listed"`` in a capability of kind ``"float"``, or ``"none"``; the others fall to the CPU.
     ``avoid`` says what a float operator between integer ones is worth: false quantizes elementwise
     kernels and data movement only between integer neighbours, true wherever they stand, for
-    providers that run floats slowly or not at all.
+    providers that run floats slowly or not at all. ``requantized`` names operators whose constant float weights
+    are quantized while loading, per tensor, where they stand between a DequantizeLinear and a QuantizeLinear: such
+    a node is float only if a neighbour is, too.
     """
 
     type: Literal["float32", "float16"] = "float32"
     runs: Literal["all", "listed", "none"] = "all"
     avoid: bool = False
+    requantized: tuple[str, ...] = ()
     source: str
 
 

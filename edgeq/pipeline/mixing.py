@@ -1,8 +1,8 @@
 """Mixed precision: a front of choices between a precision and floats or wider integers, tried where it matters.
 
 A study says what each choice is predicted to cost and to lose. The cheapest points of the front that are
-predicted to do are carried out and judged like any precision; where none does, the groups that are worth most are
-promoted until one does or none is left.
+predicted to do are carried out and judged like any precision; where none does, the groups that are worth most per
+time are promoted until one does or none is left.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ Carry = Callable[["Job", Scheme, Limits, Formats], "Attempt"]
 STEPS_DB = (1.5, 3.0, 4.5, 6.0, 9.0, 12.0, 18.0)
 """By how much less noise each point of the front is asked for than the precision itself has."""
 
-ROUNDS = 4
-"""How often groups are promoted where no point of the front does: 1, 2, 4, ... of them at a time."""
+REPAIR_DB = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""By how much less noise than the best so far has is asked for, one after another, where no point of the front does."""
 
 WORTH = 0.95
 """A mix that is made for speed must take at most this part of the time."""
@@ -250,35 +250,22 @@ class _Search:
         return self.done[number]
 
     def _promote(self) -> None:
-        """Give the groups that are worth most per time better formats, more of them each time, and look again."""
-        best = min(self.done, key=lambda number: (self.done[number].verdict.rank, number))
-        chosen = self.points[best]
-        for turn in range(ROUNDS):
-            promoted = chosen
-            for _ in range(2**turn):
-                promoted = self._promoted(promoted)
-            if promoted == chosen or _empty(self.found, promoted):
+        """Ask for less and less noise than the best so far has, so that the groups worth most per time give way."""
+        problem = self.found.problem
+        start = min(self.done, key=lambda number: (self.done[number].verdict.rank, number))
+        noise = total(problem, self.points[start]).noise
+        size = float(self.limits.max_size_bytes) if self.limits.max_size_bytes is not None else math.inf
+        for step in REPAIR_DB:
+            chosen = solve(problem, minimize="cost", max_noise=noise * 10 ** (-step / 10), max_size=size)
+            if chosen is None or _empty(self.found, chosen):
                 return
-            chosen = promoted
             if chosen in self.points:
                 number = self.points.index(chosen)
             else:
                 number = len(self.points)
                 self.points.append(chosen)
-            if not self._worth_trying(number) or self._try(number).verdict.acceptable:
+            if self._worth_trying(number) and self._try(number).verdict.acceptable:
                 return
-
-    def _promoted(self, chosen: tuple[int, ...]) -> tuple[int, ...]:
-        problem = self.found.problem
-        before, best, worth = total(problem, chosen), chosen, 0.0
-        for unit, options in enumerate(problem.units):
-            for option in range(len(options.options)):
-                other = (*chosen[:unit], option, *chosen[unit + 1 :])
-                after = total(problem, other)
-                gain = (before.noise - after.noise) / max(after.cost - before.cost, 1e-6)
-                if after.noise < before.noise and gain > worth:
-                    best, worth = other, gain
-        return best
 
     def front(self, best: Attempt | None) -> Front:
         """All points, those that promotions made at the end."""

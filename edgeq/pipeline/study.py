@@ -200,11 +200,11 @@ class _Study:
             for others in group.needs
         )
         links, here = self._links(), self.job.target.verification.latency_here
-        before = total(Problem(units, links, needs), usual)
+        before, between = total(Problem(units, links, needs), usual), self._between(links)
         alone = sum(unit.options[index].cost for unit, index in zip(units, usual, strict=True))
         # What no choice changes: kernels between the groups, but for the conversions that are counted anyway.
         rest = max(0.0, self._profile(self.scheme).rest - (before.cost - alone)) if here else 0.0
-        problem = Problem(units, links, needs, rest, saved_bytes(self.model) - before.size)
+        problem = Problem(units, links, needs, between, rest, saved_bytes(self.model) - before.size)
         integer = frozenset(self.layout.integer) | frozenset(self.layout.absorbed)
         rows = self._sensitivity(wanted, usual)
         return Study(self.scheme, self.groups, self.offered, integer, problem, usual, here, rows)
@@ -343,6 +343,22 @@ class _Study:
             convert = self._conversions(self.shapes.get(source.name, ()))
             links.append(Link(source.name, writer, tuple(sorted(readers - {writer})), noise, convert, fed_out))
         return tuple(links)
+
+    def _between(self, links: Sequence[Link]) -> tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]:
+        """Groups with layers that the runtime quantizes by itself between integers, and who touches their tensors."""
+        found = []
+        for number, group in enumerate(self.groups):
+            names = [name for name in group.nodes if name in self.layout.integer]
+            if not any(self.nodes[name].op_type in self.job.target.floats.requantized for name in names):
+                continue
+            read = [{*link.readers, link.writer} for link in links if number in link.readers]
+            written = [set(link.readers) for link in links if link.writer == number]
+            before, behind = (
+                tuple(sorted({n for one in sets for n in one if n is not None and n != number}))
+                for sets in (read, written)
+            )
+            found.append((number, before, behind))
+        return tuple(found)
 
     @cached_property
     def _rates(self) -> Rates:

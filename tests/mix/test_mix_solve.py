@@ -35,7 +35,8 @@ def random_problem(seed: int, units: int = 6) -> Problem:
         links.append(Link(f"t{number}", number, readers, noise, costs, fed_out=not readers or rng.random() < 0.2))
     first, second = rng.choice(range(2, units), 2, replace=False).tolist()
     needs = ((first, (first - 1,)), (second, (second - 1, second - 2)))
-    return Problem(tuple(made), tuple(links), needs, base_cost=0.7, base_size=10.0)
+    between = ((2, (1, 0), (3, 4)), (units - 2, (0,), (0, units - 1)))
+    return Problem(tuple(made), tuple(links), needs, between, base_cost=0.7, base_size=10.0)
 
 
 def brute_force(problem: Problem, minimize: str, noise: float, cost: float, size: float) -> float | None:
@@ -44,6 +45,13 @@ def brute_force(problem: Problem, minimize: str, noise: float, cost: float, size
     for chosen in itertools.product(*(range(len(unit.options)) for unit in problem.units)):
         domains = [unit.options[i].domain for unit, i in zip(problem.units, chosen, strict=True)]
         if any(domains[a] != FLOAT and all(domains[b] == FLOAT for b in others) for a, others in problem.needs):
+            continue
+        if any(
+            domains[a] == FLOAT
+            and any(domains[b] != FLOAT for b in before)
+            and any(domains[b] != FLOAT for b in behind)
+            for a, before, behind in problem.between
+        ):
             continue
         found = total(problem, chosen)
         if found.noise <= noise and found.cost <= cost and found.size <= size:

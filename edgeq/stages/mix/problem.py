@@ -57,14 +57,18 @@ class Link:
 
 @dataclass(frozen=True)
 class Problem:
-    """All units and tensors. ``needs``: if the first is not float, at least one of the second ones must not be, either.
+    """All units and tensors, and what may not be chosen.
 
-    ``base_cost`` and ``base_size`` are what no choice changes, in ms and bytes.
+    ``needs``: if the first is not float, at least one of the second ones must not be, either. ``between``: if the
+    first is float, what it reads and what it writes must not both be integers; the others are those that touch what
+    it reads, and those that touch what it writes. ``base_cost`` and ``base_size`` are what no choice changes, in ms
+    and bytes.
     """
 
     units: tuple[Unit, ...]
     links: tuple[Link, ...] = ()
     needs: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    between: tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...] = ()
     base_cost: float = 0.0
     base_size: float = 0.0
 

@@ -119,6 +119,14 @@ class _Program:
             for other in others:
                 row.update(self._unlike(other, -1.0))
             self._row(row, 0.0)
+        for first, before, behind in self.problem.between:
+            alone = dict.fromkeys(self._in(first, FLOAT), 1.0)
+            for one in before:
+                for other in behind:
+                    if one != other:
+                        self._row({**alone, **self._unlike(one, 1.0), **self._unlike(other, 1.0)}, 2.0)
+                    else:
+                        self._row({**alone, **self._unlike(one, 1.0)}, 1.0)
         for link in self.problem.links:
             self._noise_of(link)
             self._conversions_of(link)
