@@ -102,7 +102,7 @@ def _refit(problem: Quadratic, levels: np.ndarray, scale: np.ndarray, spec: Tens
         gram = problem.gram[:, begin : begin + width]
         slope = (here * pull[:, :, begin : begin + width]).sum(axis=2).sum(axis=shared, keepdims=True)
         bend = ((here @ gram[:, :, begin : begin + width]) * here).sum(axis=2).sum(axis=shared, keepdims=True)
-        old = scale[:, :, block]
+        old = scale[:, :, block].copy()
         new = old + np.divide(slope, bend, out=np.zeros_like(slope), where=bend > 0)
         new = new.astype(np.float32).astype(np.float64)
         change = new - old

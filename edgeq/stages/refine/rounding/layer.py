@@ -110,7 +110,7 @@ def choose_damping(
     *,
     centered: bool = True,
 ) -> float | None:
-    """The damping whose rounding, fitted to even samples, does best on odd ones; None where ``held`` does better.
+    """The damping whose rounding, fitted to one half of the samples, does best on the other; None for ``held``.
 
     Few samples leave most of a large gram to chance: a pointwise Conv with 1152 inputs, seen at 52 pictures of
     7 x 7, loses 2.4 dB with a damping of 0.01 and gains with 10 (EfficientNet-Lite0, 4 bits). GPTQ stands
@@ -118,18 +118,17 @@ def choose_damping(
     """
     if (moments.counts == 0).any():
         return _DAMPINGS[-1]
-    fit, check = moments.half(0), moments.half(1)
     step = -(-matrix.shape[1] // _CHANNELS)
     matrix, held = matrix[:, ::step], held[:, ::step]
     scale = scale if scale.shape[1] == 1 else scale[:, ::step]
-    best, least = None, output_error(matrix, held, check, centered=centered).sum()
-    for damping in _DAMPINGS:
-        problem = quadratic(matrix, fit, centered=centered, damping=damping)
-        found = gptq(problem, scale, spec, limits=limits) * columns(scale, spec, matrix.shape[2])
-        error = output_error(matrix, found, check, centered=centered).sum()
-        if error < least:
-            best, least = damping, error
-    return best
+    errors = dict.fromkeys((None, *_DAMPINGS), 0.0)
+    for fit, check in ((moments.half(0), moments.half(1)), (moments.half(1), moments.half(0))):
+        errors[None] += output_error(matrix, held, check, centered=centered).sum()
+        for damping in _DAMPINGS:
+            problem = quadratic(matrix, fit, centered=centered, damping=damping)
+            found = gptq(problem, scale, spec, limits=limits) * columns(scale, spec, matrix.shape[2])
+            errors[damping] += output_error(matrix, found, check, centered=centered).sum()
+    return min(errors, key=lambda damping: errors[damping])
 
 
 def _better(
