@@ -134,7 +134,7 @@ class _Place:
         """The tensors whose channels must be known, with their axes; -1 is the last."""
         if self.group is not None:
             return {self.group.tensor: -1}
-        return {pair.hidden: pair.axis for pair in self.chain}
+        return {name: axis for pair in self.chain for name, axis in pair.axes.items()}
 
 
 @dataclass

@@ -31,7 +31,7 @@ def spread(count: int, factor: float = 100.0) -> np.ndarray:
 
 
 def stats_of(model: ir.Model, feed: list[dict[str, np.ndarray]]) -> dict[str, TensorStats]:
-    axes = {pair.hidden: pair.axis for pair in find_pairs(model, Everything())}
+    axes = {name: axis for pair in find_pairs(model, Everything()) for name, axis in pair.axes.items()}
     return calibrate(model, load_feed(feed, input_infos(model)), list(axes), channel_axis=axes)
 
 
@@ -198,6 +198,31 @@ def test_below_the_bound_of_a_clip_channels_move_and_stay_below() -> None:
         moved = stats_of(after, feed)["r"].channel_hi / stats["r"].channel_hi
         assert moved[0] == 1
         assert np.ptp(np.log(moved[1:])) > 1
+
+
+def test_a_channel_that_is_cut_before_it_is_pooled_keeps_its_scale() -> None:
+    """Its mean stays far below the bound, and its peaks do not."""
+    rows = np.geomspace(0.3, 30, 8).astype(np.float32)
+    model = parse(
+        "g (float[1, 4, 8, 8] x) => (float y) { a = Conv(x, w) r = Clip(a, low, high) p = GlobalAveragePool(r) "
+        "f = Flatten(p) y = Gemm(f, v) }",
+        w=weights(8, 4, 1, 1) * rows.reshape(-1, 1, 1, 1),
+        v=weights(8, 5, seed=1),
+        low=np.float32(0),
+        high=np.float32(6),
+    )
+    feed = samples(model, 8)
+    (pair,) = find_pairs(model, Everything())
+    assert (pair.bounded, pair.hidden) == ("r", "f")
+    stats = stats_of(model, feed)
+    assert stats["f"].hi < 5
+    assert stats["r"].hi == 6
+    found = [a for a in cross_layer(model, [pair], stats) if not a.structural]
+    assert found
+    for alternative in found:
+        after = model.clone()
+        alternative.apply(after)
+        assert same(model, after, feed), alternative.method
 
 
 def test_a_relu_for_a_clip_that_cuts_is_another_function() -> None:

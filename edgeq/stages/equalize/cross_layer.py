@@ -42,24 +42,28 @@ HEADROOM = 1.1
 
 
 def cross_layer(model: ir.Model, chain: Sequence[Pair], stats: Mapping[str, TensorStats]) -> list[Alternative]:
-    """Rewrites for layers in a row; ``stats`` tell of the hidden tensors, by channel.
+    """Rewrites for layers in a row; ``stats`` tell of ``Pair.axes``, by channel.
 
     Without statistics of the channels, only chains without an upper bound are equalized, by their weights.
     """
     place = chain[0].hidden
-    peaks = [_peaks(pair, stats) for pair in chain]
+    peaks = [_peaks(pair, pair.hidden, stats) for pair in chain]
+    reached = [_peaks(pair, pair.bounded or pair.hidden, stats) for pair in chain]
     clipped = any(np.isfinite(pair.bound) for pair in chain)
     known = [peak for peak in peaks if peak is not None]
     found: list[Alternative] = []
-    if clipped and len(known) < len(chain):
+    if clipped and (len(known) < len(chain) or any(peak is None for peak in reached)):
         return []
     for relu in (False, True) if clipped else (False,):
         bounds = [np.inf if relu else pair.bound for pair in chain]
         words = ", Relu for Clip" if relu else ""
-        kinds = [("weights", weight_scales(model, chain, peaks, bounds))]
+        kinds = [("weights", weight_scales(model, chain, reached, bounds))]
         if len(known) == len(chain):
             kinds += [
-                (f"activations, strength {strength}", _activation_scales(model, chain, known, bounds, strength))
+                (
+                    f"activations, strength {strength}",
+                    _activation_scales(model, chain, known, (reached, bounds), strength),
+                )
                 for strength in (STRENGTHS[:1] if relu else STRENGTHS)
             ]
         for kind, scales in kinds:
@@ -94,7 +98,11 @@ def weight_scales(
 
 
 def _activation_scales(
-    model: ir.Model, chain: Sequence[Pair], peaks: Sequence[np.ndarray], bounds: Sequence[float], strength: float
+    model: ir.Model,
+    chain: Sequence[Pair],
+    peaks: Sequence[np.ndarray],
+    limits: tuple[Sequence[np.ndarray | None], Sequence[float]],
+    strength: float,
 ) -> list[np.ndarray]:
     """``s = peak^a / r2^(1 - a)``: the activations of the channels get one range (a = 1), or meet the weights.
 
@@ -102,6 +110,7 @@ def _activation_scales(
     et al. 2019, arXiv 1902.01917, equalize activations in this way.
     """
     nodes, weights = _layers(model, chain)
+    reached, bounds = limits
     scales = []
     for number in range(len(chain)):
         second = in_channels(nodes[number + 1], weights[number + 1])
@@ -112,7 +121,7 @@ def _activation_scales(
             # Only relations count for rounding, but those to the bound decide whether it is reached.
             middle = float(np.max(scale[alive]))
         scale = np.where(alive, scale / middle, 1.0)
-        scale = _allowed(scale, peaks[number], bounds[number])
+        scale = _allowed(scale, reached[number], bounds[number])
         _rescale(nodes, weights, number, scale)
         scales.append(scale)
     return scales
@@ -145,9 +154,9 @@ def _view(array: np.ndarray) -> tuple[int, ...]:
     return tuple(-1 if size > 1 else 1 for size in array.shape)
 
 
-def _peaks(pair: Pair, stats: Mapping[str, TensorStats]) -> np.ndarray | None:
-    """The largest magnitude of each channel of the hidden tensor, float64 ``[C]``."""
-    seen = stats.get(pair.hidden)
+def _peaks(pair: Pair, tensor: str, stats: Mapping[str, TensorStats]) -> np.ndarray | None:
+    """The largest magnitude of each channel of a tensor between the two layers, float64 ``[C]``."""
+    seen = stats.get(tensor)
     if seen is None or seen.channel_lo is None or seen.channel_hi is None or len(seen.channel_lo) != pair.channels:
         return None
     return np.maximum(-seen.channel_lo, seen.channel_hi) if seen.channel_axis == pair.axis else None

@@ -36,8 +36,9 @@ class Pair:
     """``tail`` is the only reader of what ``head`` gives, through ``path``; all are names of nodes.
 
     ``hidden`` is the tensor that ``tail`` reads, ``axis`` its channel axis and ``channels`` their number.
-    ``clips`` are the Clip nodes of the path, with lower bound 0, and ``bound`` the least of their upper bounds (inf:
-    there is none). ``adds`` are the additions of a constant for each channel: biases.
+    ``clips`` are the Clip nodes of the path, one at most, with lower bound 0, ``bounded`` the tensor that it gives
+    (not ``hidden``, where pooling follows) and ``bound`` its upper bound (inf: there is none). ``adds`` are
+    the additions of a constant for each channel: biases.
     """
 
     head: str
@@ -49,6 +50,13 @@ class Pair:
     clips: tuple[str, ...] = ()
     bound: float = np.inf
     adds: tuple[str, ...] = ()
+    bounded: str | None = None
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """The tensors whose channels must be known before the pair is equalized, with their channel axis."""
+        names = (self.hidden, *((self.bounded,) if self.bounded is not None else ()))
+        return dict.fromkeys(names, self.axis)
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -88,7 +96,7 @@ def _follow(head: ir.Node, integer: Container[str]) -> Pair | None:
     path: list[str] = []
     clips: list[str] = []
     adds: list[str] = []
-    bound = np.inf
+    bound, bounded = np.inf, None
     if value.shape is None:
         return None
     axis = 1 if head.op_type != "MatMul" else len(value.shape) - 1
@@ -102,15 +110,16 @@ def _follow(head: ir.Node, integer: Container[str]) -> Pair | None:
             inside = len(in_channels(node, constant_array(node.inputs[1])))  # type: ignore[arg-type]
             if read != axis or inside != channels:
                 return None
-            held = (tuple(path), str(value.name), axis, channels, tuple(clips), bound, tuple(adds))
+            held = (tuple(path), str(value.name), axis, channels, tuple(clips), bound, tuple(adds), bounded)
             return Pair(str(head.name), name, *held)
         step = _passes(node, position, axis, channels)
-        if step is None:
+        if step is None or (node.op_type == "Clip" and clips):
             return None
         path.append(name)
         bound = min(bound, step)
         if node.op_type == "Clip":
             clips.append(name)
+            bounded = str(node.outputs[0].name)
         elif node.op_type == "Add":
             adds.append(name)
         value = node.outputs[0]
