@@ -68,6 +68,10 @@ def show_report(report: Report, folder: Path | None) -> None:
     console.print(f"\nnodes: {placed or 'n/a'}; {agreed}" if placed else "\nnodes: n/a")
     if report.fallback is not None:
         _show_fallback(console, report.fallback)
+    if report.front is not None:
+        from edgeq.cli.render_front import add_front
+
+        add_front(console, report.front)
     _show_findings(console, report.findings)
     if report.fallback is not None:
         _show_findings(console, report.fallback.findings, of="fallback: ")

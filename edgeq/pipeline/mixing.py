@@ -40,7 +40,7 @@ Formats = Mapping[str, NodeFormat]
 Carry = Callable[["Job", Scheme, Limits, Formats], "Attempt"]
 """Carries a precision with other formats for some nodes out, and judges it."""
 
-STEPS_DB = (1.5, 3.0, 4.5, 6.0, 9.0, 12.0, 18.0)
+STEPS_DB = (1.5, 3.0, 4.5, 6.0, 9.0, 12.0, 15.0, 18.0)
 """By how much less noise each point of the front is asked for than the precision itself has."""
 
 REPAIR_DB = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -61,7 +61,7 @@ def mix(job: Job, base: Attempt, limits: Limits, carry: Carry) -> Attempt:
     ``base`` is the precision as it is. What comes back tells of all points in its ``front``.
     """
     found = _study(job, base, limits)
-    search = _Search(job, base, limits, carry, found, _points(found, limits))
+    search = _Search(job, base, limits, carry, found, _points(found, limits, output_sqnr_db(base.evaluation)))
     best = search.run()
     front = search.front(best)
     _keep(job, base.scheme, limits, front)
@@ -106,7 +106,8 @@ def pick(job: Job, limits: Limits, carry: Carry, base: Callable[[Scheme], Attemp
     if front is None:
         made = base(scheme)
         found = _study(job, made, limits)
-        front = _Search(job, made, limits, carry, found, _points(found, limits)).front(None)
+        choices = _points(found, limits, output_sqnr_db(made.evaluation))
+        front = _Search(job, made, limits, carry, found, choices).front(None)
         _keep(job, scheme, limits, front)
     point = next((p for p in front.points if p.number == limits.pick), None)
     if point is None:
@@ -149,15 +150,15 @@ def _study(job: Job, base: Attempt, limits: Limits, *, effects: bool = True) -> 
     return study(job, base.scheme, made, effects=effects, narrow=narrow, inputs=inputs)
 
 
-def _points(found: Study, limits: Limits) -> list[tuple[int, ...]]:
+def _points(found: Study, limits: Limits, reached_db: float | None = None) -> list[tuple[int, ...]]:
     """Choices between the precision as it is and the most exact one, fastest first; none is beaten by another."""
     problem, before = found.problem, total(found.problem, found.base)
     size = float(limits.max_size_bytes) if limits.max_size_bytes is not None else math.inf
     least = solve(problem, minimize="noise", max_size=size)
     chosen = [found.base, solve(problem, minimize="cost", max_noise=before.noise, max_size=size), least]
     budgets = [before.noise * 10 ** (-step / 10) for step in STEPS_DB]
-    if limits.min_sqnr_db is not None:
-        budgets.append(0.9 * 10 ** (-limits.min_sqnr_db / 10))
+    if limits.min_sqnr_db is not None and reached_db is not None:  # half a dB more than what is missing
+        budgets.append(before.noise * 10 ** (-(limits.min_sqnr_db - reached_db + 0.5) / 10))
     for budget in budgets:
         if least is None or budget < total(problem, least).noise:
             continue

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
+from edgeq.front import Front, FrontPoint, Sensitivity
 from edgeq.report import Contract, Finding, GraphReport, Metric, NodePlacement, ProviderCheck, Size
 from edgeq.stages.package import render_html
 from edgeq.stages.package.page import number
@@ -225,3 +226,28 @@ def test_fallback_to_the_cpu_is_counted_apart(report, draft):
 )
 def test_numbers_have_three_digits(value, text):
     assert number(value) == text
+
+
+def test_the_front_is_shown_with_the_point_that_was_taken(report, draft):
+    point = FrontPoint(
+        number=0, formats={"w8a8": 9}, changed={}, predicted_db=18.2, predicted_ms=4.5, predicted_bytes=5_000_000,
+        sqnr_db=18.0, drop=1.5, latency_ms=4.6, size_bytes=5_010_000, why="does not keep the limits: <script>",
+    )  # fmt: skip
+    other = msgspec.structs.replace(
+        point, number=1, formats={"float": 2, "w8a8": 7}, changed={"c": "float"}, predicted_ms=6.0, sqnr_db=24.0,
+        why=None, taken=True,
+    )  # fmt: skip
+    last = msgspec.structs.replace(other, number=2, predicted_ms=9.0, predicted_db=None, sqnr_db=None, taken=False)
+    row = Sensitivity(
+        group="<b>conv</b>", nodes=("c",), ops={"Conv": 1, "Clip": 2}, format="w8a8", formats=("w8a8", "float"),
+        noise=0.01, share=0.62, db=20.0,
+    )  # fmt: skip
+    front = Front(precision="w8a8", measured=True, points=(point, other, last), sensitivity=(row,))
+    page = _Tags(render_html(msgspec.structs.replace(report, front=front), draft))
+    for text in ("Mixes of formats", "2 float, 7 w8a8", "24.0 dB", "does not keep the limits: <script>", "<b>conv</b>",
+                 "Conv, 2 Clip", "62.0 % 20.0 dB", "exact"):  # fmt: skip
+        assert text in page.words, text
+    kinds = [value for key, value in page.attributes if key == "class" and str(value).startswith("mix ")]
+    assert kinds == ["mix tried", "mix taken", "mix predicted"]
+    without = _Tags(render_html(report, draft))
+    assert "Mixes of formats" not in without.words

@@ -19,6 +19,7 @@ from edgeq.report import (
     Report,
     TensorError,
 )
+from edgeq.stages.package.page_front import front_page
 
 __all__ = ["change", "number", "report_page"]
 
@@ -46,6 +47,7 @@ def report_page(report: Report, manifest: Manifest) -> dict[str, Any]:
         "checks": [_check(check) for check in report.checks],
         "fallback": _fallback(report.fallback),
         "bars": _bars(report),
+        "front": front_page(report.front),
         "worst": _worst(report.blame),
         "depth": _depth_plot(report.blame),
         "kinds": kinds,
