@@ -1,7 +1,7 @@
 """edgeq and its peers: the same float models and samples, every tool in an environment of its own, one judge.
 
     python tests/benchmarks/compare_peers.py DATA [--work FOLDER] [--tool METHOD|TOOL ...] [--network NAME ...]
-        [--precision w8a8|w4a8|w4a16 ...] [--samples 100] [--again]
+        [--precision w8a8|w4a8|w4a16 ...] [--samples 100] [--again] [--retry]
     python tests/benchmarks/compare_peers.py DATA --latency-only       # all kept models again, on a quiet machine
     python tests/benchmarks/compare_peers.py DATA --growth             # cost by samples and by layers
     python tests/benchmarks/compare_peers.py DATA --docs docs/benchmarks.md       # write the tables, run nothing
@@ -25,7 +25,7 @@ from peers import results
 from peers.judge import judge, latency, size_mb
 from peers.networks import NETWORKS, Network, network
 from peers.results import Row
-from peers.tools import OWN, Limit, Method, last_line, load_methods, quantize
+from peers.tools import OWN, Limit, Method, load_methods, one_line, quantize
 
 from edgeq.machine import describe_machine
 
@@ -61,7 +61,8 @@ class Benchmark:
     def measure(self, method: Method, name: str, precision: str, samples: int, *, growth: bool = False) -> None:
         """One row, unless it is there: a model, or the tool's error."""
         row: Row = {"network": name, "precision": precision, "method": method.name, "samples": samples}
-        if results.key(row) in self.rows and not self.options.again:
+        known = self.rows.get(results.key(row))
+        if known is not None and not self.options.again and not (self.options.retry and known.get("error")):
             return
         where = self.network(name)
         row |= {"tool": method.tool.name, "weights_only": method.weights_only}
@@ -89,7 +90,7 @@ class Benchmark:
             try:
                 row |= judge(where, output, precision)
             except Exception as failure:  # a model that does not load is a result, too
-                error = f"its model does not run: {last_line(str(failure))}"
+                error = f"its model does not run: {one_line(str(failure))}"
         self.add(row | ({"error": error} if error else {}))
         print(f"{name} {precision} {method.name}: {self.rows[results.key(row)]}", flush=True)
 
@@ -111,6 +112,7 @@ class Benchmark:
             and row["method"] in wanted
             and not row.get("growth")
             and not row.get("error")
+            and not row.get("unoptimized")
         }
         models = {name: self.folder(row) / "model.onnx" for name, row in rows.items() if name != "float"}
         models = {name: model for name, model in models.items() if model.exists()}
@@ -147,6 +149,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", action="append", choices=PRECISIONS, help="(several times; default: all)")
     parser.add_argument("--samples", type=int, default=100, help="calibration samples")
     parser.add_argument("--again", action="store_true", help="run what has a row, too")
+    parser.add_argument("--retry", action="store_true", help="run what has failed, too")
     parser.add_argument("--cpu-s", type=float, default=1800, help="CPU seconds that one process may take")
     parser.add_argument("--wall-s", type=float, default=7200, help="seconds that one method may take")
     parser.add_argument("--mb", type=float, default=8000, help="resident memory that one method may take")

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from edgeq.errors import ModelError
 from edgeq.metrics import recall_at_1, sqnr_db, top_k_accuracy, top_k_agreement
 from edgeq.runtime import Optimization, open_session, session_options
 from edgeq.stages.run.accuracy import pool
 from edgeq.stages.run.latency import Timing, take_turns
 from peers.networks import RIGHT, Network, load
+from peers.tools import one_line
 
 
 def size_mb(path: Path) -> float:
@@ -28,18 +30,25 @@ def outputs(model: Path, feeds: Iterable[Mapping[str, np.ndarray]], optimization
         return [session.run([first], {k: v for k, v in feed.items() if k in names})[0] for feed in feeds]
 
 
-def judge(network: Network, model: Path, precision: str) -> dict[str, float]:
+def judge(network: Network, model: Path, precision: str) -> dict[str, Any]:
     """SQNR in dB, agreement and task accuracy (0 .. 1) beside the float model.
 
     W8A8 as ONNX Runtime's kernels compute it on this machine; other precisions, which no processor here has, by the
-    specification's arithmetic (no graph optimization).
+    specification's arithmetic (no graph optimization). So are models that ONNX Runtime's optimizer fails on:
+    ``unoptimized`` then says why, and there is no latency.
     """
-    optimization: Optimization = "all" if precision == "w8a8" else "none"
     score = retrieval if network.task == "retrieval" else classes
-    return score(network, model, optimization)
+    if precision != "w8a8":
+        return score(network, model, "none")
+    try:
+        with open_session(model, session_options()):
+            pass
+    except ModelError as error:
+        return {**score(network, model, "none"), "unoptimized": one_line(str(error))}
+    return score(network, model, "all")
 
 
-def classes(network: Network, model: Path, optimization: Optimization) -> dict[str, float]:
+def classes(network: Network, model: Path, optimization: Optimization) -> dict[str, Any]:
     """Logits: agreement is the share of held-out samples with float's first class."""
     ours = np.concatenate(outputs(model, network.samples("held_out"), optimization))
     theirs = reference(network, "held_out")
@@ -52,7 +61,7 @@ def classes(network: Network, model: Path, optimization: Optimization) -> dict[s
     }
 
 
-def retrieval(network: Network, model: Path, optimization: Optimization) -> dict[str, float]:
+def retrieval(network: Network, model: Path, optimization: Optimization) -> dict[str, Any]:
     """Mean-pooled, normalized embeddings: agreement is the share of queries that find the document float finds."""
     ours, theirs = (
         embeddings(network, outputs(model, network.samples("task"), optimization)),

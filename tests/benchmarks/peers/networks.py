@@ -30,7 +30,7 @@ RIGHT = "right."
 
 @dataclass(frozen=True)
 class Network:
-    """One float model with its samples; ``family`` is ``cnn`` or ``transformer``, ``task`` ``classes`` or ``retrieval``."""
+    """One float model and its samples; ``family`` is cnn or transformer, ``task`` classes or retrieval."""
 
     name: str
     folder: Path

@@ -53,7 +53,11 @@ def shown(row: Mapping[str, Any], column: str) -> str:
     if value is None:
         return ""
     if column == "method":
-        return f"`{value}`" + (" (weights only)" if row.get("weights_only") else "")
+        marks = (
+            " (weights only)" if row.get("weights_only") else "",
+            " (unoptimized)" if row.get("unoptimized") else "",
+        )
+        return f"`{value}`{''.join(marks)}"
     if column in ("agreement", "accuracy"):
         return f"{100 * value:.1f} %"
     return f"{value:.0f}" if column in ("wall_s", "peak_mb") else f"{value:.{3 if 'ratio' in column else 1}f}"
@@ -107,7 +111,7 @@ def growth(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not rows:
         return []
     columns = ("network", "layers", "method", "samples", "cpu_s", "wall_s", "peak_mb")
-    lines = ["### How cost grows", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines = ["### Time and memory of the efforts", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     ordered = sorted(rows, key=lambda row: (row["method"], row["network"], row["samples"]))
     lines += ["| " + " | ".join(str(row.get(column, "")) for column in columns) + " |" for row in ordered]
     return [*lines, ""]

@@ -126,17 +126,19 @@ def run(command: list[str], folder: Path, limit: Limit, *, threads: int = 1) -> 
         while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
             peak = max(peak, resident_mb(process.pid))
             if peak > limit.mb:
-                stopped = f"stopped: more than {limit.mb:.0f} MB"
+                stopped = f"stopped: more than {limit.mb:g} MB"
             elif time.perf_counter() - start > limit.wall_s:
-                stopped = f"stopped: more than {limit.wall_s:.0f} s"
+                stopped = f"stopped: more than {limit.wall_s:g} s"
             if stopped:
                 os.killpg(process.pid, signal.SIGKILL)
             time.sleep(0.05)
         process.returncode = os.waitstatus_to_exitcode(ended[1])
     usage = ended[2]
     cost = Cost(round(usage.ru_utime + usage.ru_stime, 1), round(time.perf_counter() - start, 1), round(peak))
-    if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL) and not stopped:
-        stopped = f"stopped: more than {limit.cpu_s:.0f} CPU s" if cost.cpu_s > 0.95 * limit.cpu_s else "killed"
+    if process.returncode < 0 and not stopped:
+        signalled = signal.Signals(-process.returncode)
+        over = signalled == signal.SIGXCPU
+        stopped = f"stopped: more than {limit.cpu_s:g} CPU s" if over else f"ended by {signalled.name}"
     said = (folder / "log.txt").read_text(errors="replace")
     return cost, stopped or (last_line(said) if process.returncode else None)
 
@@ -155,12 +157,16 @@ def resident_mb(group: int) -> float:
 
 
 def last_line(said: str) -> str:
-    """What a traceback ends with, in one line without paths of this machine."""
+    """What a traceback ends with, as ``one_line``."""
     lines = [line.strip() for line in said.strip().splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\b", line)]
-    line = (errors or lines or ["it said nothing"])[-1]
-    line = re.sub(r"\x1b\[[0-9;]*m", "", line)
-    return re.sub(r"(/[\w.+-]+){2,}/", "", line)[:200]
+    return one_line((errors or lines or ["it said nothing"])[-1])
+
+
+def one_line(text: str) -> str:
+    """The text's first 240 characters without line breaks, colours and folders of this machine."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", " ".join(text.split()))
+    return re.sub(r"(/[\w.+-]+){2,}/", "", text)[:240]
 
 
 def quantize(method: Method, python: Path, task: Mapping[str, Any], limit: Limit) -> tuple[Cost, str | None]:

@@ -7,11 +7,12 @@ import onnx
 from common import Task, main
 
 
-def quantize(task: Task, *, fast: bool) -> None:
+def quantize(task: Task, *, fast: bool, smooth: bool = True) -> None:
     """MIXED (uint8 activations) as NNCF's documentation advises where activations are not all positive.
 
     ``model_type=TRANSFORMER`` brings SmoothQuant and keeps what suits transformers in floats.
     """
+    off = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     quantized = nncf.quantize(
         onnx.load(task.model),
         nncf.Dataset(task.feeds()),
@@ -19,6 +20,7 @@ def quantize(task: Task, *, fast: bool) -> None:
         fast_bias_correction=fast,
         subset_size=len(task.feeds()),
         model_type=nncf.ModelType.TRANSFORMER if task.transformer else None,
+        advanced_parameters=None if smooth else nncf.AdvancedQuantizationParameters(smooth_quant_alphas=off),
     )
     onnx.save(quantized, task.output)
 
@@ -42,6 +44,7 @@ main(
     {
         "fast": lambda task: quantize(task, fast=True),
         "full": lambda task: quantize(task, fast=False),
+        "unsmoothed": lambda task: quantize(task, fast=True, smooth=False),
         "int4-awq-scale": lambda task: weights(task, awq=True, scale_estimation=True),
     }
 )
