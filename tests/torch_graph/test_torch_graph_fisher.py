@@ -118,6 +118,21 @@ def test_the_diagonal_alone_forgets_that_errors_add_up(graph) -> None:
     assert abs(scores[0] - exact) < abs(scores[1] - exact)
 
 
+def test_errors_of_several_tensors_may_cancel() -> None:
+    text = "g (float[n,6] x) => (float[n,5] y) { a = MatMul(x, w1) b = Neg(x) c = MatMul(b, w1) y = Add(a, c) }"
+    graph = TorchGraph(parse(text, w1=W1))
+    by = torch.from_numpy(weights(5, seed=7))
+    both = {
+        f"{sign:+d}": Perturbation(
+            ("x", "b"), ("a", "c"), {"a": lambda t: t + by, "c": lambda t, sign=sign: t + sign * by}
+        )
+        for sign in (1, -1)
+    }
+    scores = taylor_scores(graph, feeds(10, batch=10), both, draws=10)
+    assert scores["+1"] == pytest.approx(float((2 * by).square().sum()), rel=0.15)
+    assert scores["-1"] < 1e-6 * scores["+1"]
+
+
 def test_what_has_no_gradient_is_named(graph) -> None:
     with pytest.raises(ModelError, match="no tensor nowhere"):
         fisher_scores(graph, feeds(1), ["nowhere"])
