@@ -83,6 +83,8 @@ def capability_cases(profile: TargetProfile, capability: Capability) -> Iterator
             yield from _table(profile, capability, op)
         elif capability.kind == "weight-only":
             yield from _weight_only(profile, capability, op)
+        elif capability.kind == "dynamic":
+            yield from _ranged(profile, capability, op)
         else:
             for form in forms_of(op, profile.graph.opset):
                 scheme = Scheme.parse("fp16") if profile.floats.type == "float16" else None
@@ -95,7 +97,7 @@ def block_cases(profile: TargetProfile) -> Iterator[Case]:
     for block in BLOCKS:
         for precision in profile.precisions:
             scheme = _parse(precision)
-            if scheme is None or not scheme.weight_only or _has_matrix(block):
+            if scheme is None or not (scheme.weight_only or scheme.dynamic) or _has_matrix(block):
                 yield Case(
                     block.name, "block", precision, "", block.text, scheme, profile, block.spans, profile.provider.name
                 )
@@ -218,6 +220,18 @@ def _table(profile: TargetProfile, capability: Capability, op: str) -> Iterator[
         if not capability.activation_bits:
             width = capability.weight_bits[0]
             yield _case(profile, capability, form, f"w{width}", Scheme(width, None, 32))
+
+
+def _ranged(profile: TargetProfile, capability: Capability, op: str) -> Iterator[Case]:
+    """Activations whose range is found at run time: all forms with a scale per channel, the first per tensor."""
+    for bits in capability.activation_bits:
+        for width in capability.weight_bits:
+            scheme = Scheme(width, bits, None, True)
+            forms = forms_of(op, profile.graph.opset)
+            for form in forms:
+                yield _case(profile, capability, form, scheme.name, scheme, "per channel")
+            single = msgspec.structs.replace(capability, per_channel=False)
+            yield _case(profile, single, forms[0], scheme.name, scheme, "per tensor")
 
 
 def _weight_only(profile: TargetProfile, capability: Capability, op: str) -> Iterator[Case]:
