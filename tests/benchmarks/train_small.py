@@ -192,7 +192,12 @@ def make(name: str, folder: Path) -> Path:
         from edgeq.pipeline import Job
 
         folder.mkdir(parents=True, exist_ok=True)
-        job = Job(train(name, folder), "linux-x64", example_inputs=(torch.zeros(1, 1, 28, 28),))
+        learned = folder / f"{name}.pt"
+        if not learned.exists():  # so that nothing that fails in exporting costs the training
+            torch.save(train(name, folder).state_dict(), learned)
+        network = NETWORKS[name]()
+        network.load_state_dict(torch.load(learned, weights_only=True))
+        job = Job(network.eval(), "linux-x64", example_inputs=(torch.zeros(1, 1, 28, 28),))
         save_model(job.prepared.model, path)
     return path
 
