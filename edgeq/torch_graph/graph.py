@@ -51,9 +51,9 @@ class TorchGraph(nn.Module):
 
     Float initializers are parameters, all other constants are buffers; ``weights`` reaches them by their ONNX
     names. Parameters of a single element (bounds of Clip, factors) ask for no gradient until told to: few want it,
-    and it doubles the time of an activation's backward pass. What QuantizeLinear computes are whole numbers in float32, so that gradients pass
-    (straight-through, see ``edgeq.torch_graph.fake_quant``). Results are deterministic on the CPU; on a GPU,
-    float32 is not shortened to TF32 in the forward pass.
+    and it doubles the time of an activation's backward pass. What QuantizeLinear computes are whole numbers in
+    float32, so that gradients pass (straight-through, see ``edgeq.torch_graph.fake_quant``). Results are
+    deterministic on the CPU; on a GPU, float32 is not shortened to TF32 in the convolutions of the forward pass.
 
     Args:
         model: Opset 13 or later. It is not changed, its arrays are copied.
