@@ -293,3 +293,42 @@ def test_operator(name: str) -> None:
     inputs, _, outputs = signature.partition("=>")
     model = parse(f"g ({inputs}) => ({outputs or 'float y'}) {{ {body} }}", opset=opset, **constants)
     compare(model, samples(model, 1, seed=3)[0])
+
+
+RESIZES = [([1, 1, 0.6, 0.6], None), ([1, 1, 2, 2], None), ([1, 1, 2.5, 0.5], None), (None, [1, 2, 9, 3])]
+TIES = {"half_pixel_symmetric"}
+"""Modes where some coordinates fall on ties, which float32 decides by the order of operations: not for nearest."""
+
+
+@pytest.mark.parametrize(
+    "transformation", ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"]
+)
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_resize(mode: str, transformation: str) -> None:
+    if mode == "nearest":
+        settings = [{"nearest_mode": f'"{m}"'} for m in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")]
+    else:  # ONNX Runtime takes exclude_outside for cubic only
+        settings = [
+            {"antialias": a, "exclude_outside": e} for a in (0, 1) for e in ((0, 1) if mode == "cubic" else (0,))
+        ]
+    for chosen in settings:
+        for scales, sizes in RESIZES:
+            if mode == "nearest" and transformation in TIES and scales and min(scales) < 1:
+                continue
+            options = ", ".join(f"{name}={value}" for name, value in chosen.items())
+            given = "s" if scales else ", s"
+            constant = np.array(scales, np.float32) if scales else np.array(sizes)
+            attributes = f'mode="{mode}", coordinate_transformation_mode="{transformation}", {options}'
+            text = f"g (float[1,2,5,7] x) => (float[a,b,c,d] y) {{ y = Resize<{attributes}>(x, , {given}) }}"
+            model = parse(text, opset=19, s=constant)
+            compare(model, samples(model, 1)[0])
+
+
+def test_resize_of_named_axes_keeps_the_aspect() -> None:
+    text = """
+    g (float[1,2,5,7] x) => (float[a,b,c,d] y) {
+        y = Resize<axes=[2,3], keep_aspect_ratio_policy="not_larger", mode="linear">(x, , , s)
+    }
+    """
+    model = parse(text, opset=19, s=ints(9, 8))
+    compare(model, samples(model, 1)[0])
