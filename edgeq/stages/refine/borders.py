@@ -10,6 +10,8 @@ from typing import Literal
 
 import numpy as np
 
+from edgeq.stages.refine.padding import counted
+
 __all__ = ["Borders", "Side"]
 
 Side = Literal["float", "quantized"]
@@ -19,11 +21,12 @@ class Borders:
     """Tensors by side, name and sample. Use it as a context: its files are removed at the end.
 
     Up to ``limit`` bytes stay in memory; what comes later is written to a temporary file, and mapped into memory
-    where it is read.
+    where it is read. ``masks`` holds the tokens of samples that are padded (see ``padding.mask_of``).
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.masks: dict[int, np.ndarray] = {}
         self._held: dict[tuple[Side, str, int], np.ndarray | Path] = {}
         self._bytes = 0
         self._count = 0
@@ -58,6 +61,10 @@ class Borders:
             held = self._held[side, name, sample]
             found[name] = np.load(held, mmap_mode="r") if isinstance(held, Path) else held
         return found
+
+    def counted(self, sample: int, array: np.ndarray) -> np.ndarray:
+        """What counts of a tensor of this sample: without padding, if ``masks`` says that there is any."""
+        return counted(array, self.masks.get(sample))
 
     def keep(self, names: Iterable[str]) -> None:
         """Forget all tensors but these."""

@@ -15,6 +15,7 @@ from edgeq.graph import to_bytes
 from edgeq.parallel import cluster_named, map_trials
 from edgeq.qtypes import QuantPlan
 from edgeq.stages.refine.borders import Borders
+from edgeq.stages.refine.padding import counted
 from edgeq.stages.refine.runs import Runner, in_order
 
 __all__ = ["Insert", "Judge", "decibels", "relative_error", "squares"]
@@ -22,8 +23,9 @@ __all__ = ["Insert", "Judge", "decibels", "relative_error", "squares"]
 Insert = Callable[[ir.Model, QuantPlan], ir.Model]
 
 
-def squares(reference: np.ndarray, found: np.ndarray) -> tuple[float, float]:
-    """Squared sums of the signal and of the noise, where the signal is finite."""
+def squares(reference: np.ndarray, found: np.ndarray, mask: np.ndarray | None = None) -> tuple[float, float]:
+    """Squared sums of the signal and of the noise, where the signal is finite; of the tokens in ``mask`` alone."""
+    reference, found = counted(reference, mask), counted(found, mask)
     if found.dtype.kind != "f":
         return 0.0, 0.0
     wanted, got = reference.astype(np.float64), found.astype(np.float64)
@@ -87,14 +89,15 @@ class Judge:
         if len(plans) > 1 and cluster_named():
             trials = [self._trial(plan, samples) for plan in plans]
             return map_trials(run_trial, trials)
-        models = [self.quantized(plan) for plan in plans]
-        work = [(*self._session(model), sample) for model in models for sample in samples]
+        sessions = [self._session(self.quantized(plan)) for plan in plans]
+        work = [(*session, sample) for session in sessions for sample in samples]
 
         def judged(item: tuple[Runner, dict[str, np.ndarray], int]) -> list[tuple[float, float]]:
             runner, changes, sample = item
             found = runner.run(self.borders.get("quantized", self.block.inputs, sample), changes)
             wanted = self.borders.get("float", self.block.outputs, sample)
-            return [squares(wanted[name], array) for name, array in zip(self.block.outputs, found, strict=True)]
+            mask = self.borders.masks.get(sample)
+            return [squares(wanted[name], array, mask) for name, array in zip(self.block.outputs, found, strict=True)]
 
         pairs = list(in_order(judged, work))
         count = len(samples)
@@ -114,6 +117,7 @@ class Judge:
             self.block.outputs,
             tuple(self._inputs(sample) for sample in samples),
             tuple(tuple(self.borders.get("float", self.block.outputs, sample).values()) for sample in samples),
+            tuple(self.borders.masks.get(sample) for sample in samples),
         )
 
     def _inputs(self, sample: int) -> dict[str, np.ndarray]:
@@ -128,6 +132,7 @@ class BlockTrial:
     outputs: tuple[str, ...]
     inputs: tuple[dict[str, np.ndarray], ...]
     references: tuple[tuple[np.ndarray, ...], ...]
+    masks: tuple[np.ndarray | None, ...]
 
 
 def run_trial(trial: BlockTrial) -> float:
@@ -138,7 +143,7 @@ def run_trial(trial: BlockTrial) -> float:
     with ExitStack() as stack:
         runner = Runner(model, stack)
         pairs = []
-        for feeds, references in zip(trial.inputs, trial.references, strict=True):
+        for feeds, references, mask in zip(trial.inputs, trial.references, trial.masks, strict=True):
             found = runner.run(feeds)
-            pairs.append([squares(wanted, array) for wanted, array in zip(references, found, strict=True)])
+            pairs.append([squares(wanted, array, mask) for wanted, array in zip(references, found, strict=True)])
     return relative_error(pairs)

@@ -151,7 +151,8 @@ def _observe(
         def both(sample: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
             f = _run(floating, borders.get("float", block.inputs, sample), data, end)
             q = _run(quantized, borders.get("quantized", block.inputs, sample), data_q, end_q)
-            return (*f, *q)
+            x_float, y_float, x_quantized, y_quantized = (borders.counted(sample, array) for array in (*f, *q))
+            return x_float, y_float, x_quantized, y_quantized
 
         for x_float, y_float, x_quantized, y_quantized in in_order(both, samples):
             if moments:

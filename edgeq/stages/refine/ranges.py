@@ -80,9 +80,14 @@ def _within_bounds(held: QParams, candidate: QParams, producer: ir.Node | None) 
         bounds = [constant_array(value) for value in (*producer.inputs[1:], None, None)[:2]]
         least, most = (None if bound is None else float(bound) for bound in bounds)
     (low, high), (new_low, new_high) = held.real_range, candidate.real_range
-    if least is not None and low >= least > new_low:
+    if least is not None and _reaches(low, least) and not _reaches(new_low, least):
         return False
-    return not (most is not None and high <= most < new_high)
+    return not (most is not None and _reaches(-high, -most) and not _reaches(-new_high, -most))
+
+
+def _reaches(end: float, bound: float) -> bool:
+    """Whether ``end`` is at or above ``bound``, but for the last bits of float32."""
+    return end >= bound - 1e-6 * abs(bound)
 
 
 def extrema(
@@ -102,7 +107,7 @@ def extrema(
             arrays = borders.get("float", inputs, sample)
             if runner is not None:
                 arrays.update(zip(runner.outputs, runner.run(arrays), strict=True))
-            there = {name: arrays[name] for name in tensors if name in arrays}
+            there = {name: borders.counted(sample, arrays[name]) for name in tensors if name in arrays}
             return {name: (float(a.min(initial=0)), float(a.max(initial=0))) for name, a in there.items()}
 
         for seen in in_order(ends, samples):

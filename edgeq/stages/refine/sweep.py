@@ -24,6 +24,7 @@ from edgeq.stages.refine.borders import Borders, Side
 from edgeq.stages.refine.checkpoint import Checkpoint, key_of
 from edgeq.stages.refine.judge import Insert, Judge, decibels, relative_error, squares
 from edgeq.stages.refine.layers import Candidate, layer_candidates
+from edgeq.stages.refine.padding import mask_of
 from edgeq.stages.refine.ranges import extrema, range_candidates, searched
 from edgeq.stages.refine.reconstruction import missing_torch, reconstructed, unsupported_nodes
 from edgeq.stages.refine.runs import in_order, open_runner
@@ -45,7 +46,7 @@ _RANGE_SAMPLES = 16
 _MEMORY = 1 << 29
 """Bytes of activations at the borders of blocks that stay in memory."""
 
-_GAIN = 0.999
+_GAIN = 0.995
 """The share of its error that a block may keep at most, or the candidate is not worth a change."""
 
 
@@ -88,6 +89,9 @@ def refine(
     with Borders(_MEMORY) as borders:
         for position, index in enumerate(chosen):
             sample = samples[index]
+            mask = mask_of(sample)
+            if mask is not None:
+                borders.masks[position] = mask
             for name in inputs:
                 borders.put("float", name, position, np.asarray(sample[name]))
                 borders.put("quantized", name, position, np.asarray(sample[name]))
@@ -117,6 +121,7 @@ class _Walk:
     trials: list[Trial] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     settled: set[str] = field(default_factory=set)
+    stages: list[tuple[str, QuantPlan]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.check = [i for i in range(self.count) if i % 4 == 3]
@@ -135,6 +140,8 @@ class _Walk:
         try:
             for index, block in enumerate(blocks):
                 self._block(index, block, checkpoint)
+                if not self.stages or self.plan is not self.stages[-1][1]:
+                    self.stages.append((block.name, self.plan))
                 later = {name for other in blocks[index + 1 :] for name in other.inputs}
                 self.borders.keep({*inputs, *later, *self._model_outputs()})
                 progress.advance()
@@ -242,22 +249,33 @@ class _Walk:
     # -- the whole
 
     def _judge_whole(self, came: QuantPlan, found: QuantPlan) -> Refined:
-        """The refined plan, or the one that came where that is better for the model's outputs."""
+        """The refined plan if the model's outputs come closer to the float ones, else what is best on the way to it.
+
+        A block's error does not know which of its channels matter behind it, so that all blocks may be better,
+        and the model is not. The best of the plans after each block is then taken, which may be the one that came.
+        """
         before, after = (self._whole_error(plan) for plan in (came, found))
+        method, note, plan = "all that was kept", None, found
+        if after >= before:
+            plan, after, note = self._best_stage(came, before)
+            method = "what was kept up to the best block" if plan is not came else method
         kept = after < before
         trial = Trial(
-            block="the whole model",
-            method="all that was kept",
-            before_db=decibels(before),
-            after_db=decibels(after),
-            kept=kept,
+            block="the whole model", method=method, before_db=decibels(before), after_db=decibels(after), kept=kept
         )
         trials = (*found.trials, trial)
-        if kept:
-            return Refined(replace(found, trials=trials), trials[len(came.trials) :])
-        note = "refining was undone: the model's outputs came no closer to the float ones on check samples"
-        undone = replace(came, trials=trials, notes=(*found.notes, note))
-        return Refined(undone, trials[len(came.trials) :])
+        notes = found.notes if note is None else (*found.notes, note)
+        return Refined(replace(plan, trials=trials, notes=notes), trials[len(came.trials) :])
+
+    def _best_stage(self, came: QuantPlan, before: float) -> tuple[QuantPlan, float, str]:
+        """The plan after one of the blocks that is best for the whole model, its error, and a note on it."""
+        errors = [self._whole_error(plan) for _, plan in self.stages[:-1]]
+        best = min(range(len(errors)), key=errors.__getitem__, default=None)
+        if best is None or errors[best] >= before:
+            note = "refining was undone: the model's outputs came no closer to the float ones on check samples"
+            return came, self._whole_error(self.plan), note
+        name, plan = self.stages[best]
+        return plan, errors[best], f"refined up to the block {name} only: beyond, the model's outputs became worse"
 
     def _whole_error(self, plan: QuantPlan) -> float:
         outputs = self._model_outputs()
@@ -267,6 +285,7 @@ class _Walk:
             def judged(sample: int) -> list[tuple[float, float]]:
                 found = runner.run(self.borders.get("float", inputs, sample))
                 wanted = self.borders.get("float", outputs, sample)
-                return [squares(wanted[name], array) for name, array in zip(outputs, found, strict=True)]
+                mask = self.borders.masks.get(sample)
+                return [squares(wanted[name], array, mask) for name, array in zip(outputs, found, strict=True)]
 
             return relative_error(list(in_order(judged, self.check)))
