@@ -39,8 +39,9 @@ class FrontPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """One choice of formats: what was predicted of it, what was measured, and why it was not taken (None: it was).
 
     ``formats`` counts groups by format; ``changed`` holds the nodes whose format is not the precision's.
-    ``predicted_ms`` is in ms of this machine if ``Front.measured``, else in units that only compare; sizes are of
-    the model file. What is None was not measured.
+    ``predicted_db`` is None without any error, and where only speed was looked at; ``predicted_ms`` is in ms of this
+    machine if ``Front.measured``, else in units that only compare; sizes are of the model file. What else is None was
+    not measured.
     """
 
     number: int

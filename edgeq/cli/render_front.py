@@ -39,15 +39,16 @@ def add_front(console: Console, front: Front) -> None:
     unit = "ms" if front.measured else "estimated"
     table = result_table("point", "groups by format", f"predicted, {unit}", "SQNR", "drop", "latency", "size", "")
     for point in front.points:
-        table.add_row(*map(escape, _cells(point)))
+        table.add_row(*map(escape, _cells(point, told=bool(front.sensitivity))))
     console.print(f"\nmixes of {front.precision}, fastest first (--pick N takes another):")
     console.print(table)
 
 
-def _cells(point: FrontPoint) -> tuple[str, ...]:
+def _cells(point: FrontPoint, *, told: bool) -> tuple[str, ...]:
     formats = ", ".join(f"{count} {name}" for name, count in point.formats.items())
     db = point.sqnr_db if point.sqnr_db is not None else point.predicted_db
-    found = "exact" if db is None else f"{db:.1f} dB" + ("" if point.sqnr_db is not None else " predicted")
+    found = f"{db:.1f} dB" + ("" if point.sqnr_db is not None else " predicted") if db is not None else ""
+    found = found or ("exact" if told else "not predicted")
     size = point.size_bytes if point.size_bytes is not None else point.predicted_bytes
     return (
         str(point.number),

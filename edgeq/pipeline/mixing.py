@@ -46,6 +46,9 @@ STEPS_DB = (1.5, 3.0, 4.5, 6.0, 9.0, 12.0, 15.0, 18.0)
 REPAIR_DB = (1.0, 2.0, 4.0, 8.0, 16.0)
 """By how much less noise than the best so far has is asked for, one after another, where no point of the front does."""
 
+HARDLY = 1.1
+"""A mix that is made for speed may take so many times the time of the fastest one, if it is smaller."""
+
 WORTH = 0.95
 """A mix that is made for speed must take at most this part of the time."""
 
@@ -69,11 +72,13 @@ def mix(job: Job, base: Attempt, limits: Limits, carry: Carry) -> Attempt:
 
 
 def faster_mix(job: Job, base: Attempt, limits: Limits, carry: Carry) -> Attempt:
-    """``base``, or a mix of its integers with floats that this machine computes faster, and no less exactly."""
+    """``base``, or a mix of its integers with floats that this machine computes faster, and no less exactly.
+
+    Where floats alone are fastest, it is the smallest mix that takes hardly longer.
+    """
     found = _study(job, base, limits, effects=False)
-    chosen = solve(found.problem, minimize="cost")
-    before = total(found.problem, found.base)
-    if chosen is None or _empty(found, chosen) or total(found.problem, chosen).cost > WORTH * before.cost:
+    chosen = _fast_and_small(found)
+    if chosen is None or total(found.problem, chosen).cost > WORTH * total(found.problem, found.base).cost:
         return base
     mixed = carry(job, base.scheme, limits, found.formats(chosen))
     timing = Timing(seconds=min(job.seconds, 1.0), min_runs=10)
@@ -141,6 +146,21 @@ def sensitivity_of(job: Job) -> Front:
     found = study(job, scheme, job.quantize(scheme), inputs=inputs)
     points = [_point(found, n, chosen, Counter()) for n, chosen in enumerate(_points(found, Limits()))]
     return Front(precision=scheme.name, measured=found.measured, points=tuple(points), sensitivity=found.sensitivity)
+
+
+def _fast_and_small(found: Study) -> tuple[int, ...] | None:
+    """The smallest choice that is predicted to take hardly longer than the fastest; None where that is all float."""
+    problem, before = found.problem, total(found.problem, found.base)
+    fastest = solve(problem, minimize="cost")
+    if fastest is None:
+        return None
+    least = total(problem, fastest)
+    for share in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+        size = before.size + share * (least.size - before.size)
+        chosen = solve(problem, minimize="cost", max_size=size) if least.size > before.size else None
+        if chosen is not None and total(problem, chosen).cost <= HARDLY * least.cost and not _empty(found, chosen):
+            return chosen
+    return None if _empty(found, fastest) else fastest
 
 
 def _study(job: Job, base: Attempt, limits: Limits, *, effects: bool = True) -> Study:

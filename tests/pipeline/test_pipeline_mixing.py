@@ -12,9 +12,12 @@ from edgeq.errors import ConfigError, ContractError
 from edgeq.front import Front
 from edgeq.graph import save_model
 from edgeq.pipeline import Job, export
-from edgeq.pipeline.mixing import sensitivity_of
+from edgeq.pipeline.mixing import _fast_and_small, sensitivity_of
+from edgeq.pipeline.study import Study
+from edgeq.qtypes import Scheme
 from edgeq.report import Report
 from edgeq.request import Data, Exported, Limits
+from edgeq.stages.mix import FLOAT, Link, Option, Problem, Unit, total
 
 CONVS = """g (float[1,3,16,16] x) => (float[1,10] y) {
     c1 = Conv<pads=[1,1,1,1]>(x, w1) r1 = Relu(c1)
@@ -135,3 +138,29 @@ def test_a_limit_on_latency_is_judged(tmp_path: Path) -> None:
     assert 0 < clause.measured < 1000
     with pytest.raises(ContractError):
         carried_out(tmp_path, Limits(max_latency_ms=1e-6), target="linux-x64", measure=True, seconds=0.05)
+
+
+def slow_integers(gains: list[float], conversion: float) -> Study:
+    """A chain of layers that take 1 ms in floats and ``gains`` ms less in integers, with conversions between."""
+    units = tuple(
+        Unit(f"u{i}", (Option("w8a8", 8, 0.0, 1 - gain, 10.0), Option("float", FLOAT, 0.0, 1.0, 40.0)))
+        for i, gain in enumerate(gains)
+    )
+    convert = {(8, FLOAT): conversion, (FLOAT, 8): conversion}
+    ends = [None, *range(len(gains))]
+    links = tuple(
+        Link(f"t{i}", writer, (i,) if i < len(gains) else (), {}, convert, fed_out=i == len(gains))
+        for i, writer in enumerate(ends)
+    )
+    return Study(Scheme.parse("w8a8"), (), {}, frozenset(), Problem(units, links), (0,) * len(gains), True)
+
+
+def test_what_integers_slow_down_goes_to_floats_as_far_as_time_tells() -> None:
+    study = slow_integers([0.5, 0.5, -2.0, 0.5, -2.0], 0.1)
+    assert _fast_and_small(study) == (0, 0, 1, 0, 1)
+    # Nothing gains, but one layer hardly loses: it stays in integers for its size.
+    study = slow_integers([-0.1, -2.0, -2.0, -2.0], 0.05)
+    chosen = _fast_and_small(study)
+    assert chosen == (0, 1, 1, 1)
+    assert total(study.problem, chosen).cost < total(study.problem, study.base).cost
+    assert _fast_and_small(slow_integers([-3.0, -3.0], 0.5)) is None, "all of it is faster in floats"

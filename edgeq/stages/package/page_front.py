@@ -24,7 +24,7 @@ def front_page(front: Front | None) -> dict[str, Any] | None:
         "precision": front.precision,
         "unit": "ms" if front.measured else "estimated",
         "plot": _plot(front),
-        "rows": [_row(point, measured=front.measured) for point in front.points],
+        "rows": [_row(point, front) for point in front.points],
         "groups": [_group(row) for row in front.sensitivity[:_GROUPS]],
         "more": max(0, len(front.sensitivity) - _GROUPS),
     }
@@ -62,13 +62,14 @@ def _plot(front: Front) -> dict[str, Any] | None:
     return {"points": points, "lines": lines, "from": f"{left:.3g}", "to": f"{max(times):.3g}"}
 
 
-def _row(point: FrontPoint, *, measured: bool) -> dict[str, Any]:
+def _row(point: FrontPoint, front: Front) -> dict[str, Any]:
+    time = f"{point.predicted_ms:.3g}{' ms' if front.measured else ''}"
+    noise = "exact" if point.predicted_db is None else f"{point.predicted_db:.1f} dB"
     return {
         "number": point.number,
         "taken": point.taken,
         "formats": ", ".join(f"{count} {name}" for name, count in point.formats.items()),
-        "predicted": f"{point.predicted_ms:.3g}{' ms' if measured else ''}, "
-        f"{'exact' if point.predicted_db is None else f'{point.predicted_db:.1f} dB'}",
+        "predicted": f"{time}, {noise}" if front.sensitivity else time,
         "sqnr": "n/a" if point.sqnr_db is None else f"{point.sqnr_db:.1f} dB",
         "drop": "n/a" if point.drop is None else f"{point.drop:.2f}",
         "latency": "n/a" if point.latency_ms is None else f"{point.latency_ms:.2f} ms",
