@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
 from small_models import Chain, parse, quantized, weights
 
+from edgeq.errors import ConfigError
 from edgeq.metrics import sqnr_db
 from edgeq.qtypes import NodeFormat, PerBlock, Scheme
+from edgeq.request import parse_scheme
 from edgeq.runtime import run_model
 from edgeq.stages.choose import formats_of
 from edgeq.stages.tune import shape_float
@@ -127,6 +130,36 @@ def test_a_weight_that_no_kernel_has_so_narrow_is_taken_in_8_bits_and_the_plan_s
     found = {d.consumers: d.rule for d in made.plan if d.role == "weight"}
     assert found[("m",)] == "mse weight scale"
     assert found[("y",)] == "mse weight scale, 8 bits: no 4-bit kernel"
+
+
+def test_blocks_that_a_layer_cannot_have_are_told() -> None:
+    made = quantized(parse(NET, **CONSTANTS), "android-npu", "w4a16_b32")
+    found = {d.tensor: d.rule for d in made.plan if d.role == "weight"}
+    assert found["w2"] == "mse weight scale, one scale per channel: no 4-bit kernel for blocks of 32"
+    assert found["k"] == "mse weight scale"
+    assert "8 bits: first or last layer" in found["w"]
+
+
+def test_activations_of_4_bits_where_a_profile_has_them() -> None:
+    """An experiment: no target of ours lists them."""
+    npu = load_target("android-npu")
+    types = msgspec.structs.replace(npu.activations, types={**npu.activations.types, "4": "uint4"})
+    wider = tuple(
+        msgspec.structs.replace(c, activation_bits=(4, *c.activation_bits)) if "Conv" in c.ops else c
+        for c in npu.capability
+    )
+    profile = msgspec.structs.replace(npu, activations=types, capability=wider, precisions=("w4a4",))
+    made = quantized(parse(NET, **CONSTANTS), profile, "w4a4")
+    assert {made.layout.bits_in(name) for name in HEAVY} == {4}
+    held = {d.tensor: d.qparams.spec.dtype.name for d in made.plan if d.role == "activation" and d.qparams}
+    assert held["c"] == "uint4"
+    assert made.layout.bits_in("q") == 4  # MatMul of two activations has the same kernel
+    assert made.layout.bits_in("p") == 8  # Softmax has none of 4 bits
+    exact = np.concatenate([run_model(made.shaped, sample)["y"] for sample in made.feed])
+    ran = np.concatenate([made.run(sample)["y"] for sample in made.feed])
+    assert 0 < sqnr_db(exact, ran) < 20
+    with pytest.raises(ConfigError, match="has no 4-bit activations"):
+        parse_scheme("w4a4", npu)
 
 
 @pytest.mark.parametrize("name", ["float", "w8a8", "w4a16", "w8_b32", "w4_b128", "w4a16_b32", "w8a8_dynamic", "a16"])

@@ -74,6 +74,8 @@ class ConstantPlanner:
             why = "first or last layer" if bits in capability.weight_bits else f"no {bits}-bit kernel"
             bits, rule = 8, f"{rule}, 8 bits: {why}"
         spec = self._weight_spec(node, array, bits, capability)
+        if wanted.block is not None and not isinstance(spec.granularity, PerBlock):
+            rule += f", one scale per channel: no {bits}-bit kernel for blocks of {wanted.block}"
         qparams, restored = self._weight_qparams(node, weight, array, spec, capability)
         if self._limited(spec, capability) and multiplied_rows(node, array) is not None:
             rule += ", so that no two products saturate"
