@@ -16,7 +16,7 @@ def data_findings(job: Job, attempt: Attempt) -> list[Finding]:
     """What a careful engineer would say of the data."""
     findings = []
     if notes := attempt.plan.notes:
-        text = f"{len(notes)} activations were smoothed before quantization, such as: {notes[0]}"
+        text = f"{len(notes)} steps were taken to keep accuracy, such as: {notes[0]}"
         findings.append(Finding(severity="info", text=text))
     if islands := attempt.plan.islands:
         whys = dict.fromkeys(islands.values())

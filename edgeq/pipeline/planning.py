@@ -33,6 +33,8 @@ _MOST_BYTES = 1 << 29
 _CHECK = 4
 """Every fourth sample is a check sample, which nothing is fitted to."""
 
+_WIDER = {ir.DataType.INT2: ir.DataType.INT4, ir.DataType.UINT2: ir.DataType.UINT4}
+
 Planned = tuple[ir.Model, QuantPlan]
 Formats = Mapping[str, NodeFormat]
 Sample = Mapping[str, np.ndarray]
@@ -59,7 +61,7 @@ def plan_model(job: Job, scheme: Scheme, formats: Formats | None) -> Planned:
         chosen,
         samples,
         target=job.target,
-        insert=insert_qdq,
+        insert=_runnable,
         effort=job.effort,
         seed=job.data.seed or 0,
         cache=job.cache,
@@ -111,7 +113,7 @@ def _equalized(
         there = _chosen(job, found.model, layout_there, job.statistics(found.model, layout_there))
         there = _remembering(replace(there, notes=found.notes), job.forecast(shaped, layout))
         checks = samples[_CHECK - 1 :: _CHECK]
-        errors = _errors(shaped, [insert_qdq(*plain), insert_qdq(found.model, there)], checks)
+        errors = _errors(shaped, [_runnable(*plain), _runnable(found.model, there)], checks)
         if errors[1] < errors[0]:
             model, chosen = found.model, there
     return model, replace(chosen, trials=found.trials)
@@ -137,6 +139,17 @@ def _samples(job: Job) -> list[Sample]:
             samples.append(dict(batch))
             held += sum(array.nbytes for array in batch.values())
     return samples
+
+
+def _runnable(model: ir.Model, plan: QuantPlan) -> ir.Model:
+    """The plan carried out, to be run here: ONNX Runtime dequantizes no 2-bit integers, so they take 4 bits each."""
+    quantized = insert_qdq(model, plan)
+    for value in quantized.graph.initializers.values():
+        if value.dtype in _WIDER and value.const_value is not None:
+            wider = _WIDER[value.dtype]
+            value.const_value = ir.tensor(value.const_value.numpy().astype(wider.numpy()), dtype=wider, name=value.name)
+            value.dtype = wider
+    return quantized
 
 
 def _errors(reference: ir.Model, models: Sequence[ir.Model], samples: Sequence[Sample]) -> list[float]:
