@@ -223,6 +223,12 @@ def parse_scheme(name: str, target: TargetProfile) -> Scheme:
             f"{target.name} has no integer kernels for weights in blocks, which {name!r} asks for",
             remedy=f"leave out the block size; {target.name} suggests: {', '.join(target.precisions)}",
         )
+    if scheme.dynamic and not _has_ranged(scheme, target):
+        raise ConfigError(
+            f"{target.name} has no {scheme.weight_bits}-bit kernels that find the range of activations at run time, "
+            f"which {name!r} asks for",
+            remedy=f"{target.name} suggests: {', '.join(target.precisions)}",
+        )
     if scheme.floating and target.floats.type != "float16":
         raise ConfigError(
             f"{target.name} computes floats in {target.floats.type}, and {name!r} asks for float16",
@@ -240,6 +246,15 @@ def parse_scheme(name: str, target: TargetProfile) -> Scheme:
             remedy=f"{target.name} suggests: {', '.join(target.precisions)}",
         )
     return scheme
+
+
+def _has_ranged(scheme: Scheme, target: TargetProfile) -> bool:
+    """Whether the target multiplies by activations of that width whose range is found at run time."""
+    return any(
+        scheme.weight_bits in c.weight_bits and scheme.activation_bits in c.activation_bits
+        for c in target.capability
+        if c.kind == "dynamic"
+    )
 
 
 def _has_blocks(scheme: Scheme, target: TargetProfile) -> bool:

@@ -192,8 +192,8 @@ def _heads(nodes: list[ir.Node], graph: onnx.GraphProto, owner: dict[int, int]) 
         members.setdefault(number, []).append(index)
     heads = {}
     for number, indices in members.items():
-        op = re.sub(r"^(QLinear|Fused|Q)|Integer\w*$|NBits$", "", graph.node[number].op_type)
-        alike = ("MatMul", "Gemm") if op in ("MatMul", "Gemm") else (op,)
+        op = re.sub(r"^(QLinear|Fused|DynamicQuantize|Q)|Integer\w*$|NBits$", "", graph.node[number].op_type)
+        alike = ("MatMul", "MatMulInteger", "Gemm") if op in ("MatMul", "Gemm") else (op,)
         heads[number] = next((i for i in indices if nodes[i].op_type in alike), indices[-1])
     return heads
 

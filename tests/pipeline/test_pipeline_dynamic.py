@@ -1,0 +1,49 @@
+"""Packages whose ranges of activations are found at run time: without any data, and on a real text encoder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import edgeq, save
+from small_models import weights
+
+from edgeq.pipeline import Job
+from edgeq.qtypes import Scheme
+from edgeq.stages.run.placement import read_placement
+
+CHAIN = "g (float[1,8,64] x) => (float[1,8,32] y) { m = MatMul(x, k) r = Relu(m) y = MatMul(r, t) }"
+
+
+def test_a_package_needs_no_calibration(tmp_path: Path) -> None:
+    source = save(tmp_path / "model.onnx", CHAIN, k=weights(64, 64), t=weights(64, 32))
+    made = edgeq(
+        "export", source, "--target", "linux-x64", "--precision", "w8a8_dynamic", "--output", tmp_path / "out", "--json"
+    )
+    assert made.code == 0, made.err
+    report = json.loads(made.out)["report"]
+    assert report["precision"] == "w8a8_dynamic"
+    kinds = {node["node"]: node["kind"] for node in report["placement"]}
+    assert kinds["m"] == kinds["y"] == "integer"
+
+
+def test_other_widths_are_refused(tmp_path: Path) -> None:
+    source = save(tmp_path / "model.onnx", CHAIN, k=weights(64, 64), t=weights(64, 32))
+    for target, precision in (("android-npu", "w8a8_dynamic"), ("linux-x64", "w4a8_dynamic"), ("linux-x64", "w4a4")):
+        made = edgeq("export", source, "--target", target, "--precision", precision, "--output", tmp_path / "out")
+        assert made.code == 2, (target, precision, made.err)
+        assert precision in made.err
+
+
+@pytest.mark.slow
+def test_minilm_with_ranges_found_at_run_time() -> None:
+    job = Job("example:minilm", "linux-x64", precision="w8a8_dynamic")
+    _, plan, model = job.quantize(Scheme.parse("w8a8_dynamic"))
+    assert len(plan.dynamic) == 36
+    ops = [node.op_type for node in model.graph]
+    assert ops.count("MatMulInteger") == 36
+    assert ops.count("DynamicQuantizeLinear") == 24  # queries, keys and values read one
+    assert ops.count("Sum") == 13
+    placement = {node.node: node for node in read_placement(model, job.target.provider, expected=plan.nodes).nodes}
+    assert {placement[name].kind for name in plan.dynamic} == {"integer"}
