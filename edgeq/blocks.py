@@ -65,7 +65,8 @@ def _count(nodes: Iterable[ir.Node], heavy: Container[str]) -> int:
 
 def _parts(nodes: list[ir.Node], heavy: Container[str], most: int) -> Iterator[list[ir.Node]]:
     """The nodes between two places where one tensor connects all before to all behind."""
-    waiting = {value: len(value.uses()) + value.is_graph_output() for node in nodes for value in node.outputs}
+    # An output of the model leaves it where it is computed: it connects nothing to what comes behind.
+    waiting = {value: len(value.uses()) for node in nodes for value in node.outputs}
     depends: set[ir.Value] = set()
     live: set[ir.Value] = set()
     part: list[ir.Node] = []
