@@ -142,6 +142,9 @@ def test_export_says_what_it_made(folder: Path, model: Path, data: Path) -> None
         "opset",
         "prepare",
         "calibrate (16)",
+        "equalize",
+        "calibrate (16)",
+        "refining block by block",
         "measuring accuracy (8)",
         "blaming layers (4)",
     ]
@@ -341,7 +344,7 @@ def test_calibrate_fills_the_cache_that_export_uses(model: Path, data: Path, tmp
     assert len(kept) == 1
     output = tmp_path / "o"
     assert edgeq("export", model, "-t", "android", "-c", data, "--cache", cache, "-o", output, "--no-measure").code == 0
-    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == kept
+    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()}.items() >= kept.items()
 
 
 def test_calibrate_as_json(model: Path, data: Path) -> None:
