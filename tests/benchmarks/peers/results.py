@@ -81,7 +81,7 @@ def page(rows: Sequence[Mapping[str, Any]], methods: Mapping[str, str], notes: M
     """
     order = {name: index for index, name in enumerate(["float", *methods])}
     known = sorted((row for row in rows if row["method"] in order), key=lambda row: order[row["method"]])
-    main = {row["network"]: row["samples"] for row in reversed(known) if not row.get("growth")}
+    main = dict.fromkeys(row["network"] for row in rows if not row.get("growth"))  # in the order of their first rows
     parts: list[str] = []
     for network in main:
         of_network = [row for row in known if row["network"] == network and not row.get("growth")]
@@ -93,6 +93,8 @@ def page(rows: Sequence[Mapping[str, Any]], methods: Mapping[str, str], notes: M
                 parts += [f"### {network}, {precision.upper()}, {samples} samples", ""]
                 parts += [*table([*floats, *of_precision]), ""]
     parts += growth([row for row in known if row.get("growth")])
+    missing = [name for name in methods if not any(row["method"] == name for row in known)]
+    parts += [f"Not measured yet: {', '.join(f'`{name}`' for name in missing)}.", ""] if missing else []
     parts += ["### What the methods are", "", *(f"- `{name}`: {what}" for name, what in methods.items()), ""]
     tools = {row["tool"]: row.get("version", "") for row in known if row["method"] != "float"}
     parts += [
@@ -102,7 +104,8 @@ def page(rows: Sequence[Mapping[str, Any]], methods: Mapping[str, str], notes: M
     parts += [f"- {tool}: {note}" for tool, note in notes.items() if note]
     dates = sorted({row["date"] for row in known})
     machines = sorted({row["machine"] for row in known})
-    parts += ["", f"Measured {dates[0]} to {dates[-1]} on {'; '.join(machines)}."] if dates else []
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else ""
+    parts += ["", f"Measured {when} on {'; '.join(machines)}."] if dates else []
     return "\n".join(parts)
 
 

@@ -131,7 +131,7 @@ def run(command: list[str], folder: Path, limit: Limit, *, threads: int = 1) -> 
                 stopped = f"stopped: more than {limit.wall_s:g} s"
             if stopped:
                 os.killpg(process.pid, signal.SIGKILL)
-            time.sleep(0.05)
+            time.sleep(0.25)  # looking through all processes costs time of the same cores
         process.returncode = os.waitstatus_to_exitcode(ended[1])
     usage = ended[2]
     cost = Cost(round(usage.ru_utime + usage.ru_stime, 1), round(time.perf_counter() - start, 1), round(peak))
