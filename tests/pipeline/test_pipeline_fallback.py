@@ -161,7 +161,7 @@ def test_a_drop_of_the_fallback_breaks_the_contract_and_is_named(tmp_path: Path)
     poor = profile(tmp_path, "poor", '["w4"]', fallback=None)
     target = profile(tmp_path, "first", '["w8a8"]', fallback=poor)
     with pytest.raises(ContractError) as raised:
-        make(tmp_path, target, max_drop=0.05, max_size="1MB")
+        make(tmp_path, target, max_drop=0.05, max_size="1MB", effort=0)
     assert "--max-drop for the fallback (poor) 0.05 points" in raised.value.what
     clauses = {clause.option: clause.met for clause in raised.value.exported.report.contract.clauses}
     assert clauses == {"--max-drop": True, "--max-size": True, "--max-drop for the fallback (poor)": False}
@@ -190,8 +190,8 @@ def test_of_rejected_precisions_only_the_verdict_is_kept(tmp_path: Path, monkeyp
     made: list[weakref.ref[ir.Model]] = []
     quantize = job.quantize
 
-    def remember(scheme):
-        shaped, plan, model = quantize(scheme)
+    def remember(scheme, formats):
+        shaped, plan, model = quantize(scheme, formats)
         made.append(weakref.ref(model))
         gc.collect()
         assert sum(ref() is not None for ref in made) <= 2, "the best so far and the one in hand"
