@@ -28,6 +28,7 @@ def test_a_block_that_torch_cannot_run_is_named(monkeypatch: pytest.MonkeyPatch)
     assert identical(found.plan, plain().plan)
 
 
+@pytest.mark.slow
 def test_a_reconstruction_that_is_worse_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
 
