@@ -102,7 +102,7 @@ def case() -> tuple[ir.Model, QuantPlan]:
     return chain.shaped, with_bits(chain.plan, chain.shaped, 4)
 
 
-FOUR = Settings(120, 8, rounding_rate=5e-2, window=0)
+FOUR = Settings(120, 8, rounding_rate=0.1, window=0)
 
 
 @pytest.mark.parametrize("granularity", ["layer", "block", "drop"])
