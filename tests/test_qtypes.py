@@ -108,7 +108,9 @@ def test_schemes(name: str, expected: Scheme, weight_only: bool) -> None:
     assert Scheme.parse(scheme.name) == scheme
 
 
-@pytest.mark.parametrize("name", ["int8", "w3a8", "w8a5", "w8a8_dynamic_b32", "w8_dynamic", "a8", "w8a8 ", "W8A8", "w4_b", "w8a8_32", ""])
+@pytest.mark.parametrize(
+    "name", ["int8", "w3a8", "w8a5", "w8a8_dynamic_b32", "w8_dynamic", "a8", "w8a8 ", "W8A8", "w4_b", "w8a8_32", ""]
+)
 def test_unknown_schemes_name_the_grammar(name: str) -> None:
     with pytest.raises(ValueError, match=r"unknown precision .*: write w<bits>a<bits> such as w8a8"):
         Scheme.parse(name)
