@@ -10,6 +10,9 @@ from small_models import Chain, parse, quantized, weights
 
 from edgeq.affine import dequantize, quantize
 from edgeq.qtypes import Decision
+from edgeq.revise import with_bias
+from edgeq.runtime import run_model
+from edgeq.stages.insert import insert_qdq
 
 GEMM = "g (float[6,32] x) => (float[6,16] y) { y = Gemm<transB=1>(x, t, b) }"
 MATMUL = "g (float[2,6,32] x) => (float[2,6,16] y) { m = MatMul(x, k) y = Add(m, b) }"
@@ -59,6 +62,16 @@ def test_a_plan_without_data_says_what_it_does() -> None:
     assert not made.layout.calibrated
     assert made.layout.observed == ("x",)
     assert made.layout.channel_axes(made.shaped) == {"x": 2}
+
+
+def test_a_corrected_bias_is_the_one_that_is_added() -> None:
+    made = chain(GEMM)
+    shifted = CONSTANTS["b"] + np.float32(3)
+    plan = with_bias(made.plan, made.shaped, "y", shifted, mode="int32")
+    for sample in made.feed:
+        right = made.run(sample)["y"] + 3
+        found = run_model(insert_qdq(made.shaped, plan), sample, optimization="none")["y"]
+        np.testing.assert_allclose(found, right, rtol=0, atol=1e-5)
 
 
 def test_pairs_of_weights_do_not_saturate_where_products_are_added_in_16_bits() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import edgeq, save
 from small_models import weights
 
 from edgeq.pipeline import Job
 from edgeq.qtypes import Scheme
+from edgeq.request import Data
 from edgeq.stages.run.placement import read_placement
 
 CHAIN = "g (float[1,8,64] x) => (float[1,8,32] y) { m = MatMul(x, k) r = Relu(m) y = MatMul(r, t) }"
@@ -34,6 +36,19 @@ def test_other_widths_are_refused(tmp_path: Path) -> None:
         made = edgeq("export", source, "--target", target, "--precision", precision, "--output", tmp_path / "out")
         assert made.code == 2, (target, precision, made.err)
         assert precision in made.err
+
+
+def test_refining_fits_weights_to_the_floats_that_are_ranged(tmp_path: Path) -> None:
+    """Not to their integers, which the product reads in the graph."""
+    source = save(tmp_path / "model.onnx", CHAIN, k=weights(64, 64), t=weights(64, 32))
+    rng = np.random.default_rng(0)
+    spread = np.exp(rng.standard_normal(64))
+    np.savez(tmp_path / "data.npz", x=(rng.standard_normal((32, 8, 64)) * spread).astype(np.float32))
+    job = Job(source, "linux-x64", Data(calibration=tmp_path / "data.npz"), effort=1, smoothing=False)
+    _, plan, _ = job.quantize(Scheme.parse("w8a8_dynamic"))
+    rounded = [trial for trial in plan.trials if trial.method.startswith("rounding")]
+    assert rounded
+    assert all((trial.after_db or 0) > (trial.before_db or 0) - 1 for trial in rounded), rounded
 
 
 @pytest.mark.slow

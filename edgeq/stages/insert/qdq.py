@@ -26,7 +26,8 @@ def insert_qdq(model: ir.Model, plan: QuantPlan) -> ir.Model:
     """
     model = model.clone()
     performer = _Performer(model, plan)
-    for decision in plan:
+    # A node that ranges its activations itself is replaced with its weight: its bias must be there before.
+    for decision in sorted(plan, key=lambda d: d.role != "bias" or plan.dynamic.isdisjoint(d.consumers)):
         performer.perform(decision)
     performer.remove_unused_initializers()
     return model

@@ -141,7 +141,9 @@ def _observe(
     data, end = str(layer.inputs[0].name), home.tap if home is not None else str(layer.outputs[0].name)
     part = extract(model, block.inputs, [end])
     stored = insert(part, restrict_plan(plan, part))
-    data_q, end_q = _stands_for(stored, str(layer.name), data), _written(stored, home, end)
+    # A layer that finds its range itself reads the tensor as it is; its integers are no numbers to fit.
+    ranged = str(layer.name) in plan.dynamic
+    data_q, end_q = data if ranged else _stands_for(stored, str(layer.name), data), _written(stored, home, end, plan)
     _output(part, (data, end))
     _output(stored, (data_q, end_q))
     gathered: Moments | None = None
@@ -175,17 +177,17 @@ def _mean_difference(wanted: np.ndarray, found: np.ndarray, axis: int) -> np.nda
 
 
 def _stands_for(stored: ir.Model, node: str, data: str) -> str:
-    """What the layer reads in the quantized graph; a layer that finds its range itself reads the tensor as it is."""
+    """What the layer reads in the quantized graph."""
     for layer in stored.graph:
         if layer.name == node and layer.inputs[0] is not None:
             return str(layer.inputs[0].name)
     return data
 
 
-def _written(stored: ir.Model, home: BiasHome | None, end: str) -> str:
+def _written(stored: ir.Model, home: BiasHome | None, end: str, plan: QuantPlan) -> str:
     """What the layer writes in the quantized graph, before it is rounded."""
     for node in stored.graph:
-        if home is not None and node.name == home.holder:
+        if home is not None and home.holder not in plan.dynamic and node.name == home.holder:
             return str(node.outputs[0].name)
     return end
 
