@@ -53,7 +53,7 @@ def test_refining_fits_weights_to_the_floats_that_are_ranged(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_minilm_with_ranges_found_at_run_time() -> None:
-    job = Job("example:minilm", "linux-x64", precision="w8a8_dynamic")
+    job = Job("example:minilm", "linux-x64", precision="w8a8_dynamic", effort=0)
     _, plan, model = job.quantize(Scheme.parse("w8a8_dynamic"))
     assert len(plan.dynamic) == 36
     ops = [node.op_type for node in model.graph]
