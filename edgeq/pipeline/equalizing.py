@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from edgeq.blocks import Block, extract, extract_block, find_blocks
 from edgeq.graph import constant_array
+from edgeq.padding import counted, mask_of, with_tokens_for_padding
 from edgeq.progress import Progress, Silent, track
 from edgeq.qtypes import QuantPlan, TensorStats, Trial
 from edgeq.runtime import open_session, session_options
@@ -145,6 +146,7 @@ class _Search:
     find: Callable[[ir.Model], Layout]
     plan: Callable[[ir.Model, Layout, Mapping[str, TensorStats]], QuantPlan]
     values: Values = field(default_factory=dict)
+    masks: list[np.ndarray | None] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     known: tuple[Block, Values, float] | None = None
@@ -154,6 +156,7 @@ class _Search:
         blocks = find_blocks(self.model, _heavy(self.model, self.layout))
         places = _places(self.model, self.layout, blocks)
         self.values = {name: [sample[name] for sample in self.samples] for name in self.samples[0]}
+        self.masks = [mask_of(sample) for sample in self.samples]
         for number, block in track(list(enumerate(blocks)), progress, "equalize"):
             for place in (place for place in places if place.first == number):
                 self._try(place)
@@ -273,6 +276,7 @@ class _Search:
             if inside
             else [self.values[tensor][row] for row in few]
         )
+        arrays = [self._seen(array, row) for array, row in zip(arrays, few, strict=True)]
         rows = np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])
         return rows[:: max(1, len(rows) // 256)]
 
@@ -290,17 +294,20 @@ class _Search:
         return self._error(edited, layout, reference)
 
     def _error(self, part: ir.Model, layout: Layout, reference: Values) -> float:
-        """Squared error of the quantized part's outputs on the check samples, as a share of theirs; inf if it fails."""
+        """Squared error of the quantized part's outputs on the check samples, as a share of theirs; inf if it fails.
+
+        What is computed for padding does not count.
+        """
         here = restrict_layout(layout, part)
         stats = self._observe(part, dict.fromkeys(here.observed, None) | here.channel_axes(part))
         quantized = insert_qdq(part, self.plan(part, here, stats))
         found = self._compute(quantized, list(reference), self.check)
         shares = []
         for name, arrays in reference.items():
-            noise = sum(
-                float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(arrays, found[name], strict=True)
-            )
-            signal = sum(float(np.square(a.astype(np.float64)).sum()) for a in arrays)
+            signal = noise = 0.0
+            for row, *pair in zip(self.check, arrays, found[name], strict=True):
+                wanted, got = (counted(array, self.masks[row]).astype(np.float64) for array in pair)
+                signal, noise = signal + float(np.square(wanted).sum()), noise + float(np.square(wanted - got).sum())
             shares.append(noise / max(signal, 1e-30))
         error = float(np.mean(shares))
         return error if np.isfinite(error) else float("inf")
@@ -327,7 +334,7 @@ class _Search:
                     if name not in accumulators:
                         continue
                     try:
-                        accumulators[name].update(array, row)
+                        accumulators[name].update(self._seen(array, row), row)
                     except ValueError:  # not finite, or of another size than before: no statistics
                         failed.add(name)
         found = {}
@@ -336,6 +343,10 @@ class _Search:
                 with suppress(ValueError):
                     found[name] = accumulator.finish()
         return found
+
+    def _seen(self, array: np.ndarray, row: int) -> np.ndarray:
+        """What quantization has to fit of a tensor: a range that is found at run time includes the padding."""
+        return array if self.layout.scheme.dynamic else with_tokens_for_padding(array, self.masks[row])
 
 
 @contextmanager

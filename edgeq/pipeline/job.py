@@ -234,7 +234,15 @@ class Job:
                 remedy="give --calibration a folder, file or recipe; weight-only precisions (w8, w4) need none",
             )
         axes = layout.channel_axes(shaped)
-        return calibrate(shaped, feed, layout.observed, channel_axis=axes, cache=self.cache, progress=self.progress)
+        return calibrate(
+            shaped,
+            feed,
+            layout.observed,
+            channel_axis=axes,
+            count_padding=layout.scheme.dynamic,
+            cache=self.cache,
+            progress=self.progress,
+        )
 
     def plan(self, scheme: Scheme, formats: Formats | None = None) -> tuple[ir.Model, QuantPlan]:
         """The float graph in the target's form, and every decision about it.

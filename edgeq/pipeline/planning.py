@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import check_float
+from edgeq.padding import counted, mask_of
 from edgeq.pipeline.equalizing import equalize_model
 from edgeq.qtypes import NodeForecast, NodeFormat, QuantPlan, Scheme, TensorStats
 from edgeq.runtime import open_session, session_options
@@ -153,7 +154,10 @@ def _runnable(model: ir.Model, plan: QuantPlan) -> ir.Model:
 
 
 def _errors(reference: ir.Model, models: Sequence[ir.Model], samples: Sequence[Sample]) -> list[float]:
-    """For each model the noise of its outputs relative to the signal, the mean over outputs, by the specification."""
+    """For each model the noise of its outputs relative to the signal, the mean over outputs, by the specification.
+
+    What is computed for padding does not count.
+    """
     plain = session_options(optimization="none")
     sums: list[dict[str, list[float]]] = [{} for _ in models]
     with ExitStack() as stack:
@@ -161,9 +165,11 @@ def _errors(reference: ir.Model, models: Sequence[ir.Model], samples: Sequence[S
         names = [output.name for output in run[0].get_outputs()]
         for sample in samples:
             wanted, *found = (session.run(names, dict(sample)) for session in run)
+            mask = mask_of(sample)
             for error, outputs in zip(sums, found, strict=True):
-                for name, want, got in zip(names, wanted, outputs, strict=True):
-                    if want.dtype.kind == "f":
+                for name, *pair in zip(names, wanted, outputs, strict=True):
+                    if pair[0].dtype.kind == "f":
+                        want, got = (counted(array, mask) for array in pair)
                         signal, noise = error.setdefault(name, [0.0, 0.0])
                         wide = want.astype(np.float64)
                         error[name] = [signal + np.square(wide).sum(), noise + np.square(wide - got).sum()]

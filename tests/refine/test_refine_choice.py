@@ -12,6 +12,7 @@ from small_models import parse
 
 from edgeq.affine import range_to_qparams
 from edgeq.blocks import find_blocks, restrict_plan
+from edgeq.padding import counted, mask_of
 from edgeq.qtypes import IntType, QuantPlan, TensorSpec
 from edgeq.revise import bias_home, with_bias
 from edgeq.runtime import run_model
@@ -20,7 +21,6 @@ from edgeq.stages.refine import sweep
 from edgeq.stages.refine.borders import Borders
 from edgeq.stages.refine.judge import Judge, relative_error, squares
 from edgeq.stages.refine.layers import Candidate, layer_candidates
-from edgeq.stages.refine.padding import counted, mask_of
 from edgeq.stages.refine.ranges import range_candidates
 from edgeq.target import load_target
 

@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from edgeq import graph
 from edgeq.errors import CalibrationError
+from edgeq.padding import mask_of, with_tokens_for_padding
 from edgeq.progress import Progress, Silent
 from edgeq.qtypes import TensorStats
 from edgeq.runtime import open_session, session_options
@@ -23,7 +24,7 @@ from edgeq.stages.calibrate.stats import SAMPLE_CAP, Accumulator
 
 __all__ = ["STATS_VERSION", "calibrate"]
 
-STATS_VERSION = 2
+STATS_VERSION = 3
 """Raised whenever the same samples would give other statistics or another state, so that old caches are not used."""
 
 _CHECKPOINT_SECONDS = 5.0
@@ -36,12 +37,15 @@ def calibrate(
     tensors: Sequence[str],
     *,
     channel_axis: Mapping[str, int] | None = None,
+    count_padding: bool = False,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, TensorStats]:
     """Statistics of float tensors (graph inputs or outputs of nodes) over all samples of ``feed``.
 
     ``channel_axis`` names, for the tensors that need per-channel statistics, an axis of fixed size.
+    What is computed for padding behind the tokens of a text is left out, as nobody reads it, unless
+    ``count_padding`` says that it matters: ranges that are found at run time include it.
     With ``cache`` (a folder) finished statistics are kept and found again, and a calibration that
     was interrupted goes on where it stopped, with bit-identical results. Memory does not grow with
     the number of samples. ``model`` is left as it is.
@@ -57,8 +61,8 @@ def calibrate(
     _check_tensors(model, tensors)
     if not len(feed):
         raise CalibrationError("there are no calibration samples", where=feed.description)
-    run = _Run(model, {name: Accumulator(axes.get(name)) for name in tensors})
-    path = None if cache is None else cache / f"{_key(model, feed, tensors, axes)}.stats"
+    run = _Run(model, {name: Accumulator(axes.get(name)) for name in tensors}, count_padding)
+    path = None if cache is None else cache / f"{_key(model, feed, tensors, axes, count_padding)}.stats"
     if path is not None and (saved := load_state(path)) is not None:
         run.restore(*saved)
     progress.start("calibrate", len(feed))
@@ -74,17 +78,19 @@ def calibrate(
 class _Run:
     """Accumulators after ``done`` samples; ``folding`` while they disagree on which samples they have seen."""
 
-    def __init__(self, model: ir.Model, accumulators: dict[str, Accumulator]) -> None:
+    def __init__(self, model: ir.Model, accumulators: dict[str, Accumulator], count_padding: bool) -> None:
         self.model = model
+        self.count_padding = count_padding
         self.accumulators = accumulators
         self.done = 0
         self.folding = False
 
-    def fold(self, arrays: Mapping[str, np.ndarray], sample: str) -> None:
+    def fold(self, arrays: Mapping[str, np.ndarray], mask: np.ndarray | None, sample: str) -> None:
         self.folding = True
+        mask = None if self.count_padding else mask
         for name, accumulator in self.accumulators.items():
             try:
-                accumulator.update(arrays[name], self.done)
+                accumulator.update(with_tokens_for_padding(arrays[name], mask), self.done)
             except ValueError as error:
                 raise CalibrationError(
                     f"tensor {name!r} ({_origin(self.model, name)}) holds {error} for {sample}",
@@ -131,7 +137,7 @@ def _observe(run: _Run, feed: Feed, path: Path | None, progress: Progress) -> No
                         where=f"sample number {run.done} of the calibration data",
                         remedy="compare the sample's shapes and values with what the model expects",
                     ) from None
-                run.fold({**inputs, **dict(zip(outputs, values, strict=True))}, sample)
+                run.fold({**inputs, **dict(zip(outputs, values, strict=True))}, mask_of(inputs), sample)
                 del values
                 progress.advance()
                 if path is not None and time.monotonic() - saved > _CHECKPOINT_SECONDS:
@@ -173,12 +179,13 @@ def _origin(model: ir.Model, name: str) -> str:
     return "input of the model"
 
 
-def _key(model: ir.Model, feed: Feed, tensors: Sequence[str], axes: Mapping[str, int]) -> str:
+def _key(model: ir.Model, feed: Feed, tensors: Sequence[str], axes: Mapping[str, int], count_padding: bool) -> str:
     """Identity of a calibration: everything that decides its statistics."""
     parts = {
         "model": graph.fingerprint(model),
         "feed": feed.fingerprint,
         "tensors": {name: axes.get(name) for name in tensors},
+        "padding": count_padding,
         "cap": SAMPLE_CAP,
         "version": STATS_VERSION,
         "onnxruntime": ort.__version__,

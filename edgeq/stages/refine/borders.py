@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgeq.stages.refine.padding import counted
+from edgeq.padding import counted
 
 __all__ = ["Borders", "Side"]
 

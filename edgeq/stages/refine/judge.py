@@ -12,10 +12,10 @@ import onnx_ir as ir
 
 from edgeq.blocks import Block, extract_block, restrict_plan
 from edgeq.graph import to_bytes
+from edgeq.padding import counted
 from edgeq.parallel import cluster_named, map_trials
 from edgeq.qtypes import QuantPlan
 from edgeq.stages.refine.borders import Borders
-from edgeq.stages.refine.padding import counted
 from edgeq.stages.refine.runs import Runner, in_order
 
 __all__ = ["Insert", "Judge", "decibels", "relative_error", "squares"]

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from edgeq.blocks import Block, find_blocks
 from edgeq.graph import real_inputs
+from edgeq.padding import mask_of
 from edgeq.progress import Progress, Silent
 from edgeq.qtypes import QuantPlan, Trial
 from edgeq.revise import weight_of, with_activation
@@ -24,7 +25,6 @@ from edgeq.stages.refine.borders import Borders, Side
 from edgeq.stages.refine.checkpoint import Checkpoint, key_of
 from edgeq.stages.refine.judge import Insert, Judge, decibels, relative_error, squares
 from edgeq.stages.refine.layers import Candidate, layer_candidates
-from edgeq.stages.refine.padding import mask_of
 from edgeq.stages.refine.ranges import extrema, range_candidates, searched
 from edgeq.stages.refine.reconstruction import missing_torch, reconstructed, unsupported_nodes
 from edgeq.stages.refine.runs import in_order, open_runner
