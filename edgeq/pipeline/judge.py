@@ -13,7 +13,7 @@ from edgeq.errors import NothingToQuantizeError
 from edgeq.float16 import with_rounding
 from edgeq.formats import NodeFormat
 from edgeq.front import Front
-from edgeq.graph import save_model
+from edgeq.graph import constant_array, save_model
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.mixing import can_mix, faster_mix, mix, pick
 from edgeq.qtypes import QuantPlan, Scheme
@@ -29,6 +29,11 @@ __all__ = ["SOUND_SQNR_DB", "Attempt", "Impossible", "Verdict", "arithmetic", "a
 
 SOUND_SQNR_DB = 10.0
 """Below this a precision is not handed over without being asked for: a tenth of the signal is noise."""
+
+_MOSTLY = 0.5
+"""The least share of the weights that ranges found at run time must reach, or the precision is mostly float."""
+
+_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,7 @@ def best_attempt(job: Job, limits: Limits) -> tuple[Attempt, list[Verdict | Impo
     """The first precision of the job that is acceptable, or the best there is; and what the others were worth.
 
     Of the others only the verdicts are kept, not the models; they come in the order in which they were tried.
+    Ranges found at run time are tried where most weights are in products that have them.
     Where a precision breaks the contract, mixes of it with floats or wider integers come before the next one;
     without a contract, before the first that leaves activations float. What is slower than the float model is mixed
     with floats where that is faster.
@@ -136,6 +142,10 @@ def best_attempt(job: Job, limits: Limits) -> tuple[Attempt, list[Verdict | Impo
     to_mix: Attempt | None = None
     for number, scheme in enumerate(job.schemes):
         found: Attempt | None
+        if job.precision is None and scheme.dynamic and (share := _ranged_share(job, scheme)) < _MOSTLY:
+            why = f"only {share:.0%} of the weights are in products whose activations can be ranged at run time"
+            rejected.append(Impossible(scheme, why))
+            continue
         try:
             found = attempt(job, scheme, limits)
         except NothingToQuantizeError as error:
@@ -149,8 +159,10 @@ def best_attempt(job: Job, limits: Limits) -> tuple[Attempt, list[Verdict | Impo
         if found is not None:
             rejected.append(found.verdict)
             found = None  # its models go before the next ones are made
-        last = all(other.static_bits is None for other in job.schemes[number + 1 :])
-        if not best.verdict.acceptable and to_mix is not None and (limits.contract or last):
+        later = job.schemes[number + 1 :]
+        last = all(other.static_bits is None for other in later)
+        ranged_next = bool(later) and later[0].dynamic  # it costs one attempt, a mix several
+        if not best.verdict.acceptable and to_mix is not None and (limits.contract or last) and not ranged_next:
             best, to_mix = _mixed(job, limits, best, to_mix, rejected), None
         if best.verdict.acceptable:
             break
@@ -161,6 +173,18 @@ def best_attempt(job: Job, limits: Limits) -> tuple[Attempt, list[Verdict | Impo
     if slow and not best.verdict.mixed and can_mix(job, best.scheme):
         best = faster_mix(job, best, limits, attempt)
     return best, sorted(rejected, key=lambda verdict: job.schemes.index(verdict.scheme))
+
+
+def _ranged_share(job: Job, scheme: Scheme) -> float:
+    """The share of the weights of convolutions and products that are multiplied by activations ranged at run time."""
+    shaped = job.shaped(scheme)
+    ranged = job.layout(shaped, scheme).dynamic
+    sizes: dict[bool, int] = {True: 0, False: 0}
+    for node in shaped.graph:
+        weight = constant_array(node.inputs[1]) if node.op_type in _PRODUCTS and len(node.inputs) > 1 else None
+        if weight is not None:
+            sizes[str(node.name) in ranged] += weight.size
+    return sizes[True] / max(sum(sizes.values()), 1)
 
 
 def _mixed(job: Job, limits: Limits, best: Attempt, to_mix: Attempt, rejected: list[Verdict | Impossible]) -> Attempt:

@@ -270,3 +270,18 @@ def test_memory_does_not_grow_with_the_samples() -> None:
         for n in ("20", "200")
     )
     assert many - few < 10_000, f"{few} KB for 20 samples, {many} KB for 200"  # 180 samples are 140 MB
+
+
+@pytest.mark.parametrize("count_padding", [False, True])
+def test_padding_is_left_out_unless_it_matters(count_padding: bool) -> None:
+    model = parse("""
+        <ir_version: 10, opset_import: ["": 21]>
+        g (float[1, 4, 2] hidden, int64[1, 4] attention_mask) => (float[1, 4, 2] out) { out = Neg(hidden) }
+    """)
+    sample = {
+        "hidden": np.array([[[1, 2], [3, 4], [50, 60], [-70, 80]]], np.float32),
+        "attention_mask": np.array([[1, 1, 0, 0]]),
+    }
+    stats = calibrate(model, feed_of(model, [sample]), ["hidden", "out"], count_padding=count_padding)
+    assert (stats["hidden"].lo, stats["hidden"].hi) == ((-70, 80) if count_padding else (1, 4))
+    assert stats["out"].lo == (-80 if count_padding else -4)
