@@ -93,8 +93,11 @@ def _rounded(
     eight = weight.qparams.spec.dtype == IntType(8, True) and not plan.scheme.weight_only
     # Where floats are float16, so are the scales of weights, and a searched one would not be.
     free = target.floats.type == "float32"
-    found = []
+    found: list[Candidate] = []
+    damping: float | None = None
     for method, scales in (("rounding", False), *((("rounding and scales", True),) if free else ())):
+        if found and damping is None:
+            break  # no rounding pays, whatever the scales
         result = round_layer(
             layer,
             array,
@@ -104,7 +107,9 @@ def _rounded(
             bias=home is not None,
             held=held,
             pair_limit=target.weights.pair_limit if eight else None,
+            damping=damping,
         )
+        damping = result.damping
         changed = with_weight(plan, model, name, result.qparams, result.weight)
         if home is not None and result.shift is not None:
             floating = _float_bias(model, home)

@@ -32,7 +32,7 @@ class Rounded:
     ``weight`` float32, of the float weight's shape. ``shift``, float64 ``[channels]``, is to be added to the
     float bias; None where the layer's bias must stay. ``before`` and ``after`` are the quadratic costs of what
     was stored until now and of this, summed over channels: expected squared errors of the outputs, but for a
-    constant that both share.
+    constant that both share. ``damping`` is the one that was taken, None where no rounding paid.
     """
 
     weight: np.ndarray
@@ -40,6 +40,7 @@ class Rounded:
     shift: np.ndarray | None
     before: float
     after: float
+    damping: float | None
 
 
 def round_layer(
@@ -83,7 +84,8 @@ def round_layer(
     rounded = restore_weight(node, new, weight.shape).astype(np.float32)
     shift = bias_shift(matrix, new, moments) if bias else None
     stored = replace(qparams, scale=restore_scale(scale, qparams))
-    return Rounded(rounded, stored, shift, float(problem.cost(old).sum()), float(problem.cost(new).sum()))
+    before, after = float(problem.cost(old).sum()), float(problem.cost(new).sum())
+    return Rounded(rounded, stored, shift, before, after, damping)
 
 
 def _round(
