@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-__all__ = ["counted", "mask_of", "with_tokens_for_padding"]
+__all__ = ["counted", "mask_of", "token_weights", "with_tokens_for_padding"]
 
 
 def mask_of(sample: Mapping[str, np.ndarray]) -> np.ndarray | None:
@@ -31,6 +31,20 @@ def counted(array: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     if mask is None or axis is None:
         return array
     return array[mask.ravel()] if axis == 0 else np.moveaxis(array, axis, 1)[mask]
+
+
+def token_weights(array: np.ndarray, mask: np.ndarray | None) -> np.ndarray | None:
+    """What the entries of a tensor count, float32 that broadcasts to it: 1 for tokens and 0 for padding.
+
+    None where ``counted`` leaves the tensor as it is.
+    """
+    axis = None if mask is None else _token_axis(array, mask)
+    if mask is None or axis is None:
+        return None
+    shape = [1] * array.ndim
+    shape[0] = array.shape[0]
+    shape[axis] = array.shape[axis]
+    return mask.astype(np.float32).reshape(shape)
 
 
 def with_tokens_for_padding(array: np.ndarray, mask: np.ndarray | None) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
+from edgeq.padding import token_weights
 from edgeq.stages.refine.learn.activations import mix
 from edgeq.stages.refine.learn.windows import Window, Windows
 
@@ -25,6 +26,9 @@ class Data:
     one batch is copied at a time. ``importance`` is ``w`` in ``sum w (y - t)^2`` by output, such as the Fisher
     information, and broadcasts to one sample of it; it is scaled to a mean of 1.
 
+    ``masks`` holds the tokens of each sample, bool ``[N, L]``, None where all count (see ``edgeq.padding``): errors at
+    padding do not count.
+
     ``flat`` says that the part computes along the first axis of its tensors each entry for itself, so that a batch
     is one run. ``window`` is the piece that is looked at, None for all.
     """
@@ -36,9 +40,11 @@ class Data:
         float_outputs: Arrays,
         importance: Mapping[str, np.ndarray] | None,
         device: torch.device,
+        masks: Sequence[np.ndarray | None] | None = None,
     ) -> None:
         self.float_inputs, self.quantized_inputs, self.float_outputs = float_inputs, quantized_inputs, float_outputs
         self.device = device
+        self.masks = masks if masks is not None and any(mask is not None for mask in masks) else None
         self.count = len(next(iter(float_outputs.values())))
         self.importance = {
             name: np.asarray(weight / max(float(weight.mean()), 1e-30), dtype=np.float32)
@@ -52,7 +58,7 @@ class Data:
     def _energy(self, name: str) -> float:
         """``sum w t^2`` of an output per sample: what its errors are measured in."""
         rows = (np.array([row]) for row in range(self.count))
-        total = sum(float(self.weighted(name, self._tensor(name, self.float_outputs[name], r)).sum()) for r in rows)
+        total = sum(float(self.weighted(name, self._tensor(name, self.float_outputs[name], r), r).sum()) for r in rows)
         return max(total / self.count, 1e-30)
 
     def inputs(self, rows: np.ndarray, drop: float, generator: torch.Generator | None) -> Tensors:
@@ -69,14 +75,28 @@ class Data:
         """What the float model gives, ``[rows, ...]``, without margins that a cut makes wrong."""
         return {name: self.inner(name, self._tensor(name, arrays, rows)) for name, arrays in self.float_outputs.items()}
 
-    def weighted(self, name: str, difference: torch.Tensor) -> torch.Tensor:
-        """The squares of ``difference`` times what they count."""
-        weight = self.importance.get(name)
+    def weighted(self, name: str, difference: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """The squares of ``difference`` ``[rows, ...]`` times what they count."""
+        squares, weight, tokens = difference.square(), self.importance.get(name), self._tokens(name, rows)
+        if tokens is not None:
+            squares = squares * tokens
         if weight is None:
-            return difference.square()
+            return squares
         if self.windows is not None and self.window is not None:
             weight = self.windows.cut(name, weight, self.window)
-        return difference.square() * self.inner(name, torch.from_numpy(np.ascontiguousarray(weight)).to(self.device))
+        return squares * self.inner(name, torch.from_numpy(np.ascontiguousarray(weight)).to(self.device))
+
+    def _tokens(self, name: str, rows: np.ndarray) -> torch.Tensor | None:
+        """1 for tokens and 0 for padding, broadcast to ``[rows, ...]`` of an output; None where all counts."""
+        if self.masks is None:
+            return None
+        arrays = self.float_outputs[name]
+        found = [token_weights(arrays[int(row)], self.masks[int(row)]) for row in rows]
+        known = next((weight for weight in found if weight is not None), None)
+        if known is None:
+            return None
+        whole = np.ones_like(known)
+        return torch.from_numpy(np.stack([whole if weight is None else weight for weight in found])).to(self.device)
 
     def inner(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """An output without the margins that a cut makes wrong."""

@@ -133,9 +133,8 @@ class _Session:
             outputs = {name: np.asarray(arrays[0]) for name, arrays in data.float_outputs.items()}
             data.windows = find_windows(part, first, outputs, size=settings.window)
         before = measure(module, data, settings.batch)
-        train(module, data, before, seed=self.seed, progress=self.progress)
-        after = measure(module, data, settings.batch)
-        return Learned(module.decided(), before, after)
+        after = train(module, data, before, seed=self.seed, progress=self.progress)
+        return Learned(module.decided() if after < before else restrict_plan(plan, part), before, after)
 
 
 def _by_layer(
