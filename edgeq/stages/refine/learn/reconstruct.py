@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from edgeq.blocks import restrict_plan
 from edgeq.errors import ConfigError
 from edgeq.progress import Progress, Silent
 from edgeq.qtypes import QuantPlan
