@@ -181,9 +181,13 @@ def test_schemes_without_quantized_activations_are_left_alone(scheme: str) -> No
     assert result.trials == ()
 
 
-def test_a_part_of_a_layout_quantizes_as_the_whole_does() -> None:
-    """Blocks with their share of the layout, one after the other, give the numbers of the whole model."""
-    setting = Setting("linux-x64")
+@pytest.mark.parametrize(("target", "scheme"), [("linux-x64", "w8a8"), ("android-npu", "w4a8")])
+def test_a_part_of_a_layout_quantizes_as_the_whole_does(target: str, scheme: str) -> None:
+    """Blocks with their share of the layout, one after the other, give the numbers of the whole model.
+
+    With 4 bits the first and the last weight of the whole keep 8, and not those of each block.
+    """
+    setting = Setting(target, scheme)
     model = setting.shaped(uneven())
     feed = samples(model, 8)
     layout = setting.find(model)

@@ -37,6 +37,9 @@ class Layout:
     than the scheme's: a kernel reads and writes one width, a tensor has that of the kernel it leaves,
     or, computed in float, the largest of its readers'. ``formats`` holds the nodes that were given a
     format of their own, ``ranged`` the tensors whose range is found at run time, with the nodes for which it is.
+    ``edges`` are the first and the last node with weights, the ones whose errors nothing averages out: below 8
+    bits their weights stay at 8 (the protocol of the literature, e.g. BRECQ, arXiv 2102.05426), unless they were
+    given a format of their own. A part of a model keeps those of the whole.
     """
 
     scheme: Scheme
@@ -51,6 +54,7 @@ class Layout:
     tensor_bits: Mapping[str, int] = field(default_factory=dict)
     formats: Mapping[str, NodeFormat] = field(default_factory=dict)
     ranged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    edges: frozenset[str] = frozenset()
 
     def bits_in(self, node: str) -> int | None:
         """The width of the static activations that ``node`` reads and writes; None where it has none."""
@@ -336,7 +340,20 @@ class _Search:
             *self._widths(activations, quantizes),
             self.formats,
             self._ranged(),
+            edges=self._edges(),
         )
+
+    def _edges(self) -> frozenset[str]:
+        if self.scheme.weight_bits >= 8:
+            return frozenset()
+        heavy = [
+            str(node.name)
+            for node in self.nodes
+            if str(node.name) in self.integer
+            and self.integer[str(node.name)].kind in ("compute", "weight-only", "dynamic")
+            and roles_of(node.op_type).weight is not None
+        ]
+        return frozenset((heavy[0], heavy[-1])) - frozenset(self.formats) if len(heavy) > 2 else frozenset()
 
     def _ranged(self) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}

@@ -9,7 +9,6 @@ import onnx_ir as ir
 
 from edgeq.errors import ConfigError
 from edgeq.qtypes import NodeForecast, QuantPlan, TensorStats
-from edgeq.roles import roles_of
 from edgeq.stages.choose.activations import ActivationPlanner
 from edgeq.stages.choose.constants import ConstantPlanner
 from edgeq.stages.choose.forecast import forecast_nodes
@@ -43,11 +42,10 @@ def choose_plan(
     planner = ActivationPlanner(model, layout, stats, target, range_method)
     planner.decide()
     constants = ConstantPlanner(planner, bias_correction)
-    edges = _edge_nodes(model, layout)
     for node in model.graph:
         name = str(node.name)
         if name in layout.integer:
-            constants.decide(node, first_or_last=name in edges)
+            constants.decide(node, first_or_last=name in layout.edges)
     nodes = forecast_nodes(model, layout, target)
     _demote(model, layout, nodes, planner.demoted)
     return QuantPlan(
@@ -72,21 +70,3 @@ def _demote(model: ir.Model, layout: Layout, nodes: dict[str, NodeForecast], dem
                 held = nodes[name]
                 foreseen = held.foreseen or held.kind
                 nodes[name] = msgspec.structs.replace(held, kind="float", why=reason, foreseen=foreseen)
-
-
-def _edge_nodes(model: ir.Model, layout: Layout) -> frozenset[str]:
-    """The first and the last heavy nodes: the ones whose errors nothing averages out.
-
-    Below 8 bits their weights stay at 8 (the protocol of the literature, e.g. BRECQ, arXiv 2102.05426),
-    unless they were given a format of their own.
-    """
-    if layout.scheme.weight_bits >= 8:
-        return frozenset()
-    heavy = [
-        str(node.name)
-        for node in model.graph
-        if str(node.name) in layout.integer
-        and layout.integer[str(node.name)].kind in ("compute", "weight-only", "dynamic")
-        and roles_of(node.op_type).weight is not None
-    ]
-    return frozenset((heavy[0], heavy[-1])) - frozenset(layout.formats) if len(heavy) > 2 else frozenset()
