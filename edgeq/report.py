@@ -13,7 +13,7 @@ import msgspec
 
 from edgeq.errors import ConfigError
 from edgeq.front import Front
-from edgeq.qtypes import Decision, Kind, PerAxis, PerTensor
+from edgeq.qtypes import Decision, Kind, PerAxis, PerTensor, Trial
 from edgeq.source import Parity
 from edgeq.target import Gate
 
@@ -254,7 +254,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ``primary`` names the metric the contract is about and ``drop`` is its loss in percentage
     points (float minus quantized; for agreements 100 minus agreement). ``blame`` is ordered
     worst first, ``placement`` and ``plan`` in graph order. ``agreement`` (0 to 1) is the share of nodes
-    that run as the profile predicted, None where the provider does not tell. ``checks`` say what the real
+    that run as the profile predicted, None where the provider does not tell. ``trials`` are what was tried
+    block by block, on calibration data. ``checks`` say what the real
     provider made of the package, ``fallback`` is about its second graph, ``notes`` say what was not
     verified.
     """
@@ -280,6 +281,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     plan: tuple[PlanRow, ...] = ()
     contract: Contract | None = None
     front: Front | None = None
+    trials: tuple[Trial, ...] = ()
     checks: tuple[ProviderCheck, ...] = ()
     fallback: GraphReport | None = None
     findings: tuple[Finding, ...] = ()

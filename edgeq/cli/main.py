@@ -173,7 +173,12 @@ def export_command(
 @data_options
 @effort_option
 @click.option("--explain", metavar="NODE", help="Show only what concerns one node or tensor.")
-@click.option("--all", "everything", is_flag=True, help="Show weights and biases too, not only activations and skips.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Show weights, biases and kept trials, too.",
+)
 @click.option("--sensitivity", is_flag=True, help="Rank groups of nodes by what quantizing each does to the outputs.")
 def plan_command(json_output: bool, explain: str | None, everything: bool, sensitivity: bool, **options: Any) -> None:
     """Show what would be done to SOURCE and why, without doing it.
@@ -203,7 +208,8 @@ def plan_command(json_output: bool, explain: str | None, everything: bool, sensi
     rows = [plan_row(decision) for decision in chosen]
     if json_output:
         table = list(nodes.values())
-        print_json({"target": chosen.target, "precision": chosen.scheme.name, "decisions": rows, "nodes": table})
+        head = {"target": chosen.target, "precision": chosen.scheme.name}
+        print_json({**head, "decisions": rows, "nodes": table, "trials": chosen.trials, "notes": chosen.notes})
     else:
         from edgeq.cli.render import show_plan
 

@@ -16,7 +16,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from edgeq.doctor import Check
     from edgeq.inspection import Inspection
-    from edgeq.qtypes import NodeForecast, QuantPlan, TensorStats
+    from edgeq.qtypes import NodeForecast, QuantPlan, TensorStats, Trial
     from edgeq.report import Finding, GraphReport, Latency, PlanRow, ProviderCheck, Report
     from edgeq.target import TargetProfile
 
@@ -156,12 +156,28 @@ def show_plan(
     hidden = Counter(row.role for row in rows if row.skip_reason is None and row not in shown)
     if hidden:
         console.print(f"and {', '.join(f'{n} of role {role}' for role, n in hidden.items())} (--all shows them)")
+    _show_trials(console, plan.trials, everything=everything)
     for note in plan.notes:
         console.print(escape(f"note: {note}"))
     skipped = [row for row in rows if row.skip_reason is not None]
     for row in skipped:
         console.print(escape(f"skipped: {row.role} {row.tensor}: {row.skip_reason}"))
     _show_nodes(console, nodes, provider)
+
+
+def _show_trials(console: Console, trials: Sequence[Trial], *, everything: bool) -> None:
+    """How many changes were tried and kept, and what became of the whole; each of those kept where all is asked for."""
+    if not trials:
+        return
+    kept = [trial for trial in trials if trial.kept]
+    hint = "" if everything or not kept else " (--all shows them)"
+    console.print(f"\ntrials: {len(trials)} changes tried block by block, {len(kept)} kept{hint}")
+    if kept and everything:
+        table = result_table("block", "kept", "SQNR before", "after")
+        for trial in kept:
+            cells = (f"{db:.1f} dB" if db is not None else "n/a" for db in (trial.before_db, trial.after_db))
+            table.add_row(escape(trial.block), escape(trial.method), *cells)
+        console.print(table)
 
 
 def _show_nodes(console: Console, nodes: Sequence[NodeForecast], own: str) -> None:

@@ -193,6 +193,7 @@ def _report(
         plan=plan,
         contract=attempt.verdict.contract,
         front=attempt.front,
+        trials=attempt.plan.trials,
         checks=checks,
         findings=(
             *check_findings(checks),

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from edgeq.front import Front, FrontPoint, Sensitivity
+from edgeq.qtypes import Trial
 from edgeq.report import Contract, Finding, GraphReport, Metric, NodePlacement, ProviderCheck, Size
 from edgeq.stages.package import render_html
 from edgeq.stages.package.page import number
@@ -251,3 +252,21 @@ def test_the_front_is_shown_with_the_point_that_was_taken(report, draft):
     assert kinds == ["mix tried", "mix taken", "mix predicted"]
     without = _Tags(render_html(report, draft))
     assert "Mixes of formats" not in without.words
+
+
+def test_each_block_tells_what_was_kept_for_it(report, draft):
+    def trial(block: str, method: str, before: float | None, after: float | None, kept: bool) -> Trial:
+        return Trial(block=block, method=method, before_db=before, after_db=after, kept=kept)
+
+    trials = (
+        trial("stem", "rounding of <conv>", 10.0, 12.5, True),
+        trial("stem", "range times 0.90 of x", 12.5, 11.0, False),
+        trial("stem", "sequential bias correction of c", 12.5, 14.0, True),
+        trial("head", "rounding of fc", 20.0, 19.0, False),
+        trial("odd", "rounding of gate", None, 3.0, False),
+    )
+    page = _Tags(render_html(msgspec.structs.replace(report, trials=trials), draft))
+    for text in ("5 changes were tried", "2 were kept", "10.0 dB 14.0 dB rounding of <conv> +2.5 dB",
+                 "sequential bias correction of c +1.5 dB", "20.0 dB 20.0 dB nothing was better"):  # fmt: skip
+        assert text in page.words, text
+    assert "What was tried" not in _Tags(render_html(report, draft)).words

@@ -20,6 +20,7 @@ from edgeq.report import (
     TensorError,
 )
 from edgeq.stages.package.page_front import front_page
+from edgeq.stages.package.page_trials import trials_page
 
 __all__ = ["change", "number", "report_page"]
 
@@ -48,6 +49,7 @@ def report_page(report: Report, manifest: Manifest) -> dict[str, Any]:
         "fallback": _fallback(report.fallback),
         "bars": _bars(report),
         "front": front_page(report.front),
+        "trials": trials_page(report.trials),
         "worst": _worst(report.blame),
         "depth": _depth_plot(report.blame),
         "kinds": kinds,
