@@ -1,4 +1,4 @@
-"""aimet-onnx with Qualcomm's rules for HTP v79 (fuses Conv and Clip), int8 or int4 weights in the file."""
+"""aimet-onnx with Qualcomm's rules for HTP v79 (fuses Conv and Clip, but not depthwise), int8 or int4 weights."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ ADAROUND_ITERATIONS = 10_000
 """Its default, and its documentation's advice."""
 
 
-def run(task: Task, scheme: str, *, equalize: bool = False, method: str = "") -> None:
-    """Per channel for Conv by its own rules, for Gemm and MatMul as well by the file of rules named below."""
+def run(task: Task, scheme: str, *, equalize: bool = False, method: str = "", fuse: bool = False) -> None:
+    """Per channel for Conv by its own rules, for Gemm and MatMul as well by the file of rules named below.
+
+    ``fuse`` switches off what its code leaves on under every file of rules: the quantizers between a depthwise Conv
+    and its Clip.
+    """
     from pathlib import Path
 
     rules = Path(aimet_onnx.__file__).parent / "common/quantsim_config/htp_quantsim_config_v79_per_channel_linear.json"
@@ -26,6 +30,9 @@ def run(task: Task, scheme: str, *, equalize: bool = False, method: str = "") ->
         quant_scheme=scheme,
         config_file=str(rules),
     )
+    clipped = {node.input[0] for node in model.graph.node if node.op_type == "Clip"} if fuse else set()
+    for name in clipped & set(sim.qc_quantize_op_dict):
+        sim.qc_quantize_op_dict[name].enabled = False
     feeds = task.feeds()
     if method == "adaround":
         aimet_onnx.apply_adaround(sim, feeds, ADAROUND_ITERATIONS)
@@ -38,6 +45,7 @@ def run(task: Task, scheme: str, *, equalize: bool = False, method: str = "") ->
 main(
     {
         "minmax": lambda task: run(task, "min_max"),
+        "fused": lambda task: run(task, "min_max", fuse=True),
         "tfe": lambda task: run(task, "tf_enhanced"),
         "cle-tfe": lambda task: run(task, "tf_enhanced", equalize=True),
         "adaround": lambda task: run(task, "tf_enhanced", method="adaround"),
