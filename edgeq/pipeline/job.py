@@ -56,7 +56,7 @@ class Job:
     are where the package is run besides this process. ``contexts`` names chips to compile for, besides
     those of the target's profile. ``gates`` are those that the package must pass. ``effort`` says how much
     is tried for accuracy: 0 what follows from statistics, 1 what is found by measuring block after block, 2
-    also what is learned (see ``docs/accuracy.md``).
+    also what is learned (see ``docs/effort.md``).
     """
 
     origin: Any
@@ -123,7 +123,13 @@ class Job:
         name = self.target.fallback
         if name is None or not self.with_fallback:
             return None
-        other = replace(self, profile=name, precision=None, with_fallback=False, contexts=())
+        return self._sharing(replace(self, profile=name, precision=None, with_fallback=False, contexts=()))
+
+    def at_effort(self, effort: int) -> Job:
+        """The same job with another effort; nothing is exported, prepared or read twice."""
+        return self if effort == self.effort else self._sharing(replace(self, effort=effort))
+
+    def _sharing(self, other: Job) -> Job:
         for done in ("source", "prepared", "float_bytes", "feeds"):
             setattr(other, done, getattr(self, done))
         return other

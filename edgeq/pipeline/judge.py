@@ -135,17 +135,16 @@ def best_attempt(job: Job, limits: Limits) -> tuple[Attempt, list[Verdict | Impo
     """
     limits.check(job.target, measure=job.measure)
     if limits.pick is not None:
-        return pick(job, limits, attempt, lambda scheme: attempt(job, scheme, limits)), []
+        return pick(job, limits, attempt), []
     best: Attempt | None = None
     rejected: list[Verdict | Impossible] = []
     nothing: NothingToQuantizeError | None = None
     to_mix: Attempt | None = None
-    for number, scheme in enumerate(job.schemes):
+    doubtful = {scheme: _mostly_float(job, scheme) for scheme in job.schemes if scheme.dynamic and not job.precision}
+    rejected.extend(Impossible(scheme, why) for scheme, why in doubtful.items() if why)
+    schemes = [scheme for scheme in job.schemes if not doubtful.get(scheme)]
+    for number, scheme in enumerate(schemes):
         found: Attempt | None
-        if job.precision is None and scheme.dynamic and (share := _ranged_share(job, scheme)) < _MOSTLY:
-            why = f"only {share:.0%} of the weights are in products whose activations can be ranged at run time"
-            rejected.append(Impossible(scheme, why))
-            continue
         try:
             found = attempt(job, scheme, limits)
         except NothingToQuantizeError as error:
@@ -159,7 +158,7 @@ def best_attempt(job: Job, limits: Limits) -> tuple[Attempt, list[Verdict | Impo
         if found is not None:
             rejected.append(found.verdict)
             found = None  # its models go before the next ones are made
-        later = job.schemes[number + 1 :]
+        later = schemes[number + 1 :]
         last = all(other.static_bits is None for other in later)
         ranged_next = bool(later) and later[0].dynamic  # it costs one attempt, a mix several
         if not best.verdict.acceptable and to_mix is not None and (limits.contract or last) and not ranged_next:
@@ -175,8 +174,8 @@ def best_attempt(job: Job, limits: Limits) -> tuple[Attempt, list[Verdict | Impo
     return best, sorted(rejected, key=lambda verdict: job.schemes.index(verdict.scheme))
 
 
-def _ranged_share(job: Job, scheme: Scheme) -> float:
-    """The share of the weights of convolutions and products that are multiplied by activations ranged at run time."""
+def _mostly_float(job: Job, scheme: Scheme) -> str | None:
+    """Why ranges found at run time would leave most of the model float; None where they would not."""
     shaped = job.shaped(scheme)
     ranged = job.layout(shaped, scheme).dynamic
     sizes: dict[bool, int] = {True: 0, False: 0}
@@ -184,7 +183,9 @@ def _ranged_share(job: Job, scheme: Scheme) -> float:
         weight = constant_array(node.inputs[1]) if node.op_type in _PRODUCTS and len(node.inputs) > 1 else None
         if weight is not None:
             sizes[str(node.name) in ranged] += weight.size
-    return sizes[True] / max(sum(sizes.values()), 1)
+    share = sizes[True] / max(sum(sizes.values()), 1)
+    why = f"only {share:.0%} of the weights are in products whose activations can be ranged at run time"
+    return why if share < _MOSTLY else None
 
 
 def _mixed(job: Job, limits: Limits, best: Attempt, to_mix: Attempt, rejected: list[Verdict | Impossible]) -> Attempt:

@@ -61,11 +61,18 @@ def can_mix(job: Job, scheme: Scheme) -> bool:
 def mix(job: Job, base: Attempt, limits: Limits, carry: Carry) -> Attempt:
     """The cheapest mix that keeps the limits, or the best there is; ``base`` itself if nothing is better.
 
-    ``base`` is the precision as it is. What comes back tells of all points in its ``front``.
+    ``base`` is the precision as it is. Points are looked for at effort 0, and the one that is found is carried out
+    at the job's own effort, after the next cheaper one, which may do then. What comes back tells of all points in
+    its ``front``.
     """
-    found = _study(job, base, limits)
-    search = _Search(job, base, limits, carry, found, _points(found, limits, output_sqnr_db(base.evaluation)))
-    best = search.run()
+    quick = job.at_effort(0)
+    start = base if quick is job else carry(quick, base.scheme, limits, {})
+    found = _study(quick, start, limits)
+    search = _Search(quick, start, limits, carry, found, _points(found, limits, output_sqnr_db(start.evaluation)))
+    search.run()
+    if quick is not job:
+        search.with_effort(job, base)
+    best = search.best()
     front = search.front(best)
     _keep(job, base.scheme, limits, front)
     return best.with_front(front)
@@ -94,7 +101,7 @@ def faster_mix(job: Job, base: Attempt, limits: Limits, carry: Carry) -> Attempt
     return best.with_front(search.front(best))
 
 
-def pick(job: Job, limits: Limits, carry: Carry, base: Callable[[Scheme], Attempt]) -> Attempt:
+def pick(job: Job, limits: Limits, carry: Carry) -> Attempt:
     """Point ``limits.pick`` of the front of the job's first precision, as the cache has it; else it is made first.
 
     Raises:
@@ -109,10 +116,11 @@ def pick(job: Job, limits: Limits, carry: Carry, base: Callable[[Scheme], Attemp
         )
     front = _kept(job, scheme, limits)
     if front is None:
-        made = base(scheme)
-        found = _study(job, made, limits)
+        quick = job.at_effort(0)
+        made = carry(quick, scheme, limits, {})
+        found = _study(quick, made, limits)
         choices = _points(found, limits, output_sqnr_db(made.evaluation))
-        front = _Search(job, made, limits, carry, found, choices).front(None)
+        front = _Search(quick, made, limits, carry, found, choices).front(None)
         _keep(job, scheme, limits, front)
     point = next((p for p in front.points if p.number == limits.pick), None)
     if point is None:
@@ -133,6 +141,8 @@ def pick(job: Job, limits: Limits, carry: Carry, base: Callable[[Scheme], Attemp
 def sensitivity_of(job: Job) -> Front:
     """The ranking of all groups in the job's first precision that has activations in integers, and its front.
 
+    Groups are ranked as effort 0 quantizes them: what is tried later changes their errors, hardly their order.
+
     Raises:
         ConfigError: it has none.
     """
@@ -143,6 +153,7 @@ def sensitivity_of(job: Job) -> Front:
             remedy="name a precision such as --precision w8a8",
         )
     inputs = next(iter(job.feeds[0])) if job.feeds[0] is not None else job.source.example_inputs
+    job = job.at_effort(0)
     found = study(job, scheme, job.quantize(scheme), inputs=inputs)
     points = [_point(found, n, chosen, Counter()) for n, chosen in enumerate(_points(found, Limits()))]
     return Front(precision=scheme.name, measured=found.measured, points=tuple(points), sensitivity=found.sensitivity)
@@ -171,25 +182,25 @@ def _study(job: Job, base: Attempt, limits: Limits, *, effects: bool = True) -> 
 
 
 def _points(found: Study, limits: Limits, reached_db: float | None = None) -> list[tuple[int, ...]]:
-    """Choices between the precision as it is and the most exact one, fastest first; none is beaten by another."""
+    """Choices between the precision as it is and the most exact one, cheapest first; none is beaten by another."""
     problem, before = found.problem, total(found.problem, found.base)
     size = float(limits.max_size_bytes) if limits.max_size_bytes is not None else math.inf
     least = solve(problem, minimize="noise", max_size=size)
-    chosen = [found.base, solve(problem, minimize="cost", max_noise=before.noise, max_size=size), least]
+    chosen = [found.base, solve(problem, minimize="price", max_noise=before.noise, max_size=size), least]
     budgets = [before.noise * 10 ** (-step / 10) for step in STEPS_DB]
     if limits.min_sqnr_db is not None and reached_db is not None:  # half a dB more than what is missing
         budgets.append(before.noise * 10 ** (-(limits.min_sqnr_db - reached_db + 0.5) / 10))
     for budget in budgets:
         if least is None or budget < total(problem, least).noise:
             continue
-        chosen.append(solve(problem, minimize="cost", max_noise=budget, max_size=size))
+        chosen.append(solve(problem, minimize="price", max_noise=budget, max_size=size))
     if size < math.inf and before.size > size:  # too large as it is: what is lost on the way down is a choice, too
         rougher = (before.noise * factor for factor in (2.0, 8.0))
-        chosen += [solve(problem, minimize="cost", max_noise=noise, max_size=size) for noise in rougher]
+        chosen += [solve(problem, minimize="price", max_noise=noise, max_size=size) for noise in rougher]
     values = {one: total(problem, one) for one in chosen if one is not None and not _empty(found, one)}
     return [
         one
-        for one in sorted(values, key=lambda one: (values[one].cost, values[one].noise, one))
+        for one in sorted(values, key=lambda one: (values[one].price, values[one].noise, one))
         if one == found.base or not any(_beats(values[other], values[one]) for other in values)
     ]
 
@@ -234,14 +245,40 @@ class _Search:
             at = (low + high) // 2
         if high == len(order):
             self._promote()
+        return self.best()
+
+    def best(self) -> Attempt:
+        """The cheapest that keeps the limits, or what comes closest."""
         return min(self.done.values(), key=lambda one: (one.verdict.rank[:2], self._cost(one), one.verdict.rank))
 
+    def with_effort(self, job: Job, base: Attempt) -> None:
+        """Carry out at the effort of ``job`` what was found with less: the next cheaper point, too, if that does.
+
+        ``base`` is the precision as it is, with that effort. An attempt with less effort stays where it is better.
+        """
+        chosen = next(number for number, one in self.done.items() if one is self.best())
+        alone = self.points.index(self.found.base)
+        self.done[alone] = min(self.done[alone], base, key=lambda one: one.verdict.rank)
+        prices = {number: total(self.found.problem, point).price for number, point in enumerate(self.points)}
+        cheaper = [n for n in prices if prices[n] < prices[chosen] and self._worth_trying(n)]
+        cheaper = [n for n in cheaper if self.points[n] != self.found.base]
+        asked = [max(cheaper, key=prices.__getitem__)] if cheaper and self.done[chosen].verdict.acceptable else []
+        for number in (*asked, chosen):
+            if self.points[number] == self.found.base:
+                continue
+            made = self.carry(job, base.scheme, self.limits, self.found.formats(self.points[number]))
+            held = self.done.get(number)
+            if held is None or made.verdict.rank <= held.verdict.rank:
+                self.done[number] = made
+            if made.verdict.acceptable:
+                return
+
     def _cost(self, one: Attempt) -> float:
-        """Of what is acceptable, the fastest wins, then the smallest."""
+        """Of what is acceptable, the cheapest wins, in time and bytes."""
         if not one.verdict.acceptable:
             return 0.0
         number = next(number for number, other in self.done.items() if other is one)
-        return total(self.found.problem, self.points[number]).cost
+        return total(self.found.problem, self.points[number]).price
 
     def _worth_trying(self, number: int) -> bool:
         """Whether what is predicted leaves hope for the limits on size and time."""
@@ -277,7 +314,7 @@ class _Search:
         noise = total(problem, self.points[start]).noise
         size = float(self.limits.max_size_bytes) if self.limits.max_size_bytes is not None else math.inf
         for step in REPAIR_DB:
-            chosen = solve(problem, minimize="cost", max_noise=noise * 10 ** (-step / 10), max_size=size)
+            chosen = solve(problem, minimize="price", max_noise=noise * 10 ** (-step / 10), max_size=size)
             if chosen is None or _empty(self.found, chosen):
                 return
             if chosen in self.points:

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -205,6 +205,9 @@ class _Study:
         # What no choice changes: kernels between the groups, but for the conversions that are counted anyway.
         rest = max(0.0, self._profile(self.scheme).rest - (before.cost - alone)) if here else 0.0
         problem = Problem(units, links, needs, between, rest, saved_bytes(self.model) - before.size)
+        whole = total(problem, usual)
+        # A hundredth of the size weighs as much as a hundredth of the time.
+        problem = replace(problem, byte_price=whole.cost / max(whole.size, 1.0))
         integer = frozenset(self.layout.integer) | frozenset(self.layout.absorbed)
         rows = self._sensitivity(wanted, usual)
         return Study(self.scheme, self.groups, self.offered, integer, problem, usual, here, rows)

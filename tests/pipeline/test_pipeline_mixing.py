@@ -12,6 +12,7 @@ from edgeq.errors import ConfigError, ContractError
 from edgeq.front import Front
 from edgeq.graph import save_model
 from edgeq.pipeline import Job, export
+from edgeq.pipeline.judge import Attempt, attempt, best_attempt
 from edgeq.pipeline.mixing import _fast_and_small, sensitivity_of
 from edgeq.pipeline.study import Study
 from edgeq.qtypes import Scheme
@@ -129,6 +130,7 @@ def test_a_limit_on_latency_needs_a_latency(tmp_path: Path) -> None:
         carried_out(tmp_path, Limits(max_latency_ms=5), target="android-npu", measure=True)
 
 
+@pytest.mark.slow
 def test_a_limit_on_latency_is_judged(tmp_path: Path) -> None:
     found = carried_out(tmp_path, Limits(max_latency_ms=1000.0), target="linux-x64", measure=True, seconds=0.05)
     assert found.report.contract is not None
@@ -164,3 +166,19 @@ def test_what_integers_slow_down_goes_to_floats_as_far_as_time_tells() -> None:
     assert chosen == (0, 1, 1, 1)
     assert total(study.problem, chosen).cost < total(study.problem, study.base).cost
     assert _fast_and_small(slow_integers([-3.0, -3.0], 0.5)) is None, "all of it is faster in floats"
+
+
+def test_points_are_looked_for_with_less_effort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    efforts: list[tuple[int, int]] = []
+
+    def counted(job: Job, scheme: Scheme, limits: Limits, formats: object = None) -> Attempt:
+        efforts.append((job.effort, len(formats or {})))  # type: ignore[arg-type]
+        return attempt(job, scheme, limits, formats)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("edgeq.pipeline.judge.attempt", counted)
+    best, _ = best_attempt(job(tmp_path, effort=1), Limits(min_sqnr_db=45))
+    assert best.verdict.met
+    assert best.verdict.mixed
+    assert sum(effort == 1 and mixed > 0 for effort, mixed in efforts) in (1, 2)
+    assert sum(effort == 0 and mixed > 0 for effort, mixed in efforts) >= 1
+    assert best.plan.trials, "what is handed over was refined"

@@ -62,7 +62,7 @@ class Problem:
     ``needs``: if the first is not float, at least one of the second ones must not be, either. ``between``: if the
     first is float, what it reads and what it writes must not both be integers; the others are those that touch what
     it reads, and those that touch what it writes. ``base_cost`` and ``base_size`` are what no choice changes, in ms
-    and bytes.
+    and bytes. ``byte_price`` is what a byte is worth, in ms: with it, choices of another size compare by price.
     """
 
     units: tuple[Unit, ...]
@@ -71,6 +71,7 @@ class Problem:
     between: tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...] = ()
     base_cost: float = 0.0
     base_size: float = 0.0
+    byte_price: float = 0.0
 
     def uniform(self, prefer: Sequence[str]) -> tuple[int, ...]:
         """For every unit the first of ``prefer`` that it has, else its first option."""
@@ -83,11 +84,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Totals:
-    """What one choice comes to: noise over signal power, ms, bytes."""
+    """What one choice comes to: noise over signal power, ms, bytes, and ms with the price of its bytes."""
 
     noise: float
     cost: float
     size: float
+    price: float
 
 
 def total(problem: Problem, chosen: Sequence[int]) -> Totals:
@@ -100,4 +102,5 @@ def total(problem: Problem, chosen: Sequence[int]) -> Totals:
         read = {options[reader].domain for reader in link.readers} | ({FLOAT} if link.fed_out else set())
         noise += max((link.noise.get(domain, 0.0) for domain in read | {written}), default=0.0)
         cost += sum(link.convert.get((written, domain), 0.0) for domain in sorted(read) if domain != written)
-    return Totals(noise, cost, problem.base_size + sum(option.size for option in options))
+    size = problem.base_size + sum(option.size for option in options)
+    return Totals(noise, cost, size, cost + problem.byte_price * size)

@@ -27,7 +27,7 @@ _TIE = 1e-4
 def solve(
     problem: Problem,
     *,
-    minimize: Literal["noise", "cost"],
+    minimize: Literal["noise", "cost", "price"],
     max_noise: float = math.inf,
     max_cost: float = math.inf,
     max_size: float = math.inf,
@@ -35,15 +35,17 @@ def solve(
 ) -> tuple[int, ...] | None:
     """The index of one option for each unit, or None where nothing keeps to the budgets.
 
-    ``fixed`` sets some units. Where two choices have the same value, the one with less of the other quantity
-    (noise or cost) is taken, as far as a ten-thousandth of its range tells them apart.
+    ``price`` is the cost with what the bytes are worth (``Problem.byte_price``). ``fixed`` sets some units. Where
+    two choices have the same value, the one with less of the other quantity (noise, or else what is minimized
+    beside it: the price) is taken, as far as a ten-thousandth of its range tells them apart.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
 
     program = _Program(problem)
     noise, cost, size = program.noise, program.cost, program.size
-    goal, other = (noise, cost) if minimize == "noise" else (cost, noise)
+    price = cost + problem.byte_price * size
+    goal, other = (noise, price) if minimize == "noise" else (price if minimize == "price" else cost, noise)
     rows, limits = list(program.rows), list(program.limits)
     for values, budget in (
         (noise, max_noise),
