@@ -53,7 +53,7 @@ def plan_model(job: Job, scheme: Scheme, formats: Formats | None) -> Planned:
     plain = _from_statistics(job, scheme, formats, shaped, layout, stats)
     if job.target.floats.type != "float32":
         return _with_islands(job, *plain)
-    samples = _samples(job) if job.effort else []
+    samples = _samples(job, scheme) if job.effort else []
     if not samples or not plain[1].quantized:
         return plain
     model, chosen = _equalized(job, scheme, formats, (shaped, layout), plain, samples) if job.smoothing else plain
@@ -126,12 +126,12 @@ def _chosen(job: Job, model: ir.Model, layout: Layout, stats: Mapping[str, Tenso
     )
 
 
-def _samples(job: Job) -> list[Sample]:
+def _samples(job: Job, scheme: Scheme) -> list[Sample]:
     """Calibration samples to measure on, evenly spread; none where there is no data."""
     feed = job.feeds[0]
     if feed is None:
         return []
-    most = min(len(feed), _MOST_SAMPLES)
+    most = min(len(feed), _MOST_SAMPLES if scheme.weight_bits >= 8 else 2 * _MOST_SAMPLES)
     wanted = {position * len(feed) // most for position in range(most)}
     samples: list[Sample] = []
     held = 0

@@ -122,6 +122,32 @@ def test_a_format_of_its_own_overrules_the_edges() -> None:
     assert bits == [8, 4]
 
 
+def test_layers_with_next_to_no_weights_keep_8_bits() -> None:
+    """A depthwise layer between wide ones: 4 bits of its weights save nothing; asked for, they are had."""
+    text = """g (float[1,8,8,8] x) => (float[1,8,8,8] y) {
+        a = Conv(x, w1) d = Conv<group=64, kernel_shape=[1,1]>(a, w2) c = Conv(d, w3)
+        e = Conv(c, w4) y = Conv(e, w5) }"""
+    sizes = {
+        "w1": (64, 8, 1, 1),
+        "w2": (64, 1, 1, 1),
+        "w3": (256, 64, 1, 1),
+        "w4": (64, 256, 1, 1),
+        "w5": (8, 64, 1, 1),
+    }
+    model = parse(text, **{name: weights(*shape) for name, shape in sizes.items()})
+
+    def widths(scheme: str, **own: str) -> list[int]:
+        made = quantized(model, "android-npu", scheme, formats=own)
+        found = {d.tensor: d.qparams.spec.dtype.bits for d in made.plan if d.role == "weight" and d.qparams is not None}
+        return [found[name] for name in sizes]
+
+    assert widths("w4a8") == [8, 8, 4, 4, 8]
+    assert widths("w4a8", d="w4a8") == [8, 4, 4, 4, 8]
+    assert widths("w8a8") == [8, 8, 8, 8, 8]
+    rules = [d.rule for d in quantized(model, "android-npu", "w4a8").plan if d.tensor == "w2"]
+    assert rules == ["mse weight scale, 8 bits: few weights"]
+
+
 def test_a_weight_that_no_kernel_has_so_narrow_is_taken_in_8_bits_and_the_plan_says_so() -> None:
     text = "g (float[1,8,16] x) => (float y) { m = MatMul(x, k) y = LayerNormalization<axis=-1>(m, g, g) }"
     made = quantized(

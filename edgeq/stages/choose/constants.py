@@ -50,7 +50,7 @@ class ConstantPlanner:
     def range_method(self) -> str:
         return self.planner.range_method
 
-    def decide(self, node: ir.Node, *, first_or_last: bool) -> None:
+    def decide(self, node: ir.Node) -> None:
         roles, capability = roles_of(node.op_type), self.layout.integer[str(node.name)]
         if capability.kind == "table":
             self._table(node)
@@ -67,11 +67,13 @@ class ConstantPlanner:
             return
         wanted = self.layout.format_of(str(node.name))
         bits = wanted.weight_bits or self.layout.scheme.weight_bits
-        if first_or_last and 8 not in capability.weight_bits:
+        kept = "few weights" if node.name in self.layout.small else ""
+        kept = "first or last layer" if node.name in self.layout.edges else kept
+        if kept and 8 not in capability.weight_bits:
             capability = self._wider(node, capability)
         rule = f"{self.range_method if self.range_method == 'minmax' else 'mse'} weight scale"
-        if bits not in capability.weight_bits or (first_or_last and 8 in capability.weight_bits):
-            why = "first or last layer" if bits in capability.weight_bits else f"no {bits}-bit kernel"
+        if bits not in capability.weight_bits or (kept and 8 in capability.weight_bits):
+            why = kept if bits in capability.weight_bits else f"no {bits}-bit kernel"
             bits, rule = 8, f"{rule}, 8 bits: {why}"
         spec = self._weight_spec(node, array, bits, capability)
         if wanted.block is not None and not isinstance(spec.granularity, PerBlock):

@@ -22,6 +22,10 @@ __all__ = ["Layout", "effective_format", "find_layout"]
 _QUANTIZING = frozenset({"compute", "elementwise", "moves-data"})
 """The kinds that read and write quantized activations; of the others only a weight is stored in integers."""
 
+_SMALL = 0.005
+"""The share of all weights below which a layer keeps 8 bits. Measured on EfficientNet-Lite0, W4A8 for android-npu, at
+effort 0: 25 layers with 3.6 % of the weights, the depthwise ones and the first, raise it from 4.2 to 9.7 dB."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -39,7 +43,8 @@ class Layout:
     format of their own, ``ranged`` the tensors whose range is found at run time, with the nodes for which it is.
     ``edges`` are the first and the last node with weights, the ones whose errors nothing averages out: below 8
     bits their weights stay at 8 (the protocol of the literature, e.g. BRECQ, arXiv 2102.05426), unless they were
-    given a format of their own. A part of a model keeps those of the whole.
+    given a format of their own. ``small`` are layers with integer activations that hold so few of the weights that 4
+    bits save next to nothing; they stay at 8, too. A part of a model keeps those of the whole.
     """
 
     scheme: Scheme
@@ -55,6 +60,7 @@ class Layout:
     formats: Mapping[str, NodeFormat] = field(default_factory=dict)
     ranged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     edges: frozenset[str] = frozenset()
+    small: frozenset[str] = frozenset()
 
     def bits_in(self, node: str) -> int | None:
         """The width of the static activations that ``node`` reads and writes; None where it has none."""
@@ -341,6 +347,7 @@ class _Search:
             self.formats,
             self._ranged(),
             edges=self._edges(),
+            small=self._small(),
         )
 
     def _edges(self) -> frozenset[str]:
@@ -354,6 +361,21 @@ class _Search:
             and roles_of(node.op_type).weight is not None
         ]
         return frozenset((heavy[0], heavy[-1])) - frozenset(self.formats) if len(heavy) > 2 else frozenset()
+
+    def _small(self) -> frozenset[str]:
+        """See ``Layout.small`` and ``_SMALL``; depthwise layers, above all."""
+        if self.scheme.weight_bits >= 8:
+            return frozenset()
+        sizes: dict[str, int] = {}
+        for node in self.nodes:
+            capability, position = self.integer.get(str(node.name)), roles_of(node.op_type).weight
+            if capability is None or capability.kind != "compute" or position is None or len(node.inputs) <= position:
+                continue
+            array = constant_array(node.inputs[position])
+            if array is not None and capability.weight_bits and 8 in capability.weight_bits:
+                sizes[str(node.name)] = array.size
+        most = sum(sizes.values()) * _SMALL
+        return frozenset(name for name, size in sizes.items() if size < most) - frozenset(self.formats)
 
     def _ranged(self) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}

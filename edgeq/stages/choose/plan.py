@@ -45,7 +45,7 @@ def choose_plan(
     for node in model.graph:
         name = str(node.name)
         if name in layout.integer:
-            constants.decide(node, first_or_last=name in layout.edges)
+            constants.decide(node)
     nodes = forecast_nodes(model, layout, target)
     _demote(model, layout, nodes, planner.demoted)
     return QuantPlan(

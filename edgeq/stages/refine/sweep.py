@@ -35,7 +35,9 @@ __all__ = ["Refined", "Samples", "refine"]
 Samples = Sequence[Mapping[str, np.ndarray]]
 
 _MOST = 128
-"""Samples that are used, spread evenly over those there are: what more of them tell is not worth the time."""
+"""Samples that are used, spread evenly over those there are: what more of them tell is not worth the time. Below 8
+bits of weights twice as many: more is fitted there, and with 75 it is fitted to them (measured on EfficientNet-Lite0,
+W4A8: 15 dB on what was fitted, 11 on other pictures)."""
 
 _FEWEST = 8
 """Fewer samples leave too few to check on."""
@@ -72,16 +74,16 @@ def refine(
 ) -> Refined:
     """Improve ``plan`` block by block; ``insert`` carries a plan out.
 
-    ``samples`` are calibration samples, for every input of ``model``; at most 128 are used, and fewer than 8 are
-    too few: then the plan stays as it is, with a note. ``effort`` 0 changes nothing, 2 adds reconstruction by
-    gradient, where torch is installed. Under ``cache`` (a folder) the decisions about each block are kept, and
-    an interrupted run goes on with the same result. The same input gives the same plan, whatever the number
+    ``samples`` are calibration samples, for every input of ``model``; at most 128 are used, 256 for weights below 8
+    bits, and fewer than 8 are too few: then the plan stays as it is, with a note. ``effort`` 0 changes nothing, 2 adds
+    reconstruction by gradient, where torch is installed. Under ``cache`` (a folder) the decisions about each block are
+    kept, and an interrupted run goes on with the same result. The same input gives the same plan, whatever the number
     of cores.
     """
     heavy = {str(node.name) for node in model.graph if weight_of(plan, model, str(node.name)) is not None}
     if effort < 1 or not heavy:
         return Refined(plan, ())
-    chosen = _spread(len(samples))
+    chosen = _spread(len(samples), _MOST if plan.scheme.weight_bits >= 8 else 2 * _MOST)
     if len(chosen) < _FEWEST:
         note = f"not refined: {len(samples)} samples are too few to fit on some and check on others (at least 8)"
         return Refined(replace(plan, notes=(*plan.notes, note)), ())
@@ -101,9 +103,9 @@ def refine(
         return walk.run(find_blocks(model, heavy), checkpoint, progress or Silent())
 
 
-def _spread(count: int) -> list[int]:
-    """At most ``_MOST`` of ``count`` samples, evenly spread."""
-    return list(range(count)) if count <= _MOST else [i * count // _MOST for i in range(_MOST)]
+def _spread(count: int, most: int) -> list[int]:
+    """At most ``most`` of ``count`` samples, evenly spread."""
+    return list(range(count)) if count <= most else [i * count // most for i in range(most)]
 
 
 @dataclass
