@@ -43,8 +43,11 @@ def default_settings(bits: int, *, iterations: int | None = None) -> Settings:
     return found if iterations is None else replace(found, iterations=iterations)
 
 
-_EIGHT = Settings(200, rounding_rate=0.1, pressure=100.0, stay=0.9)
+_EIGHT = Settings(200, rounding_rate=0.01, scale_rate=1e-3, bias_rate=1e-2, pressure=100.0, stay=0.9)
 """With 8 bits the signal of a single rounding drowns in the noise of a few hundred batches: all but the clear cases
 stay as they are. Scales and biases bring the most."""
 
-_FEWER = Settings(500, rounding_rate=0.05, pressure=30.0, stay=0.5)
+_FEWER = Settings(250, rounding_rate=0.01, scale_rate=1e-3, bias_rate=1e-2, pressure=30.0, stay=0.9)
+"""Small steps from where other methods have come to. A step of Adam is as long as its rate, however small the gradient:
+from an optimum that GPTQ and searched ranges have found, steps of 0.05 for roundings and 0.003 for scales only lead
+away (measured on the first block of EfficientNet-Lite0, W4A8, of 23.7 dB on check samples: to 25.4 with these)."""
