@@ -35,12 +35,12 @@ def show_sensitivity(front: Front, target: str) -> None:
 
 
 def add_front(console: Console, front: Front) -> None:
-    """The points of the front, fastest first, and which one was taken."""
+    """The points of the front, cheapest first, and which one was taken."""
     unit = "ms" if front.measured else "estimated"
     table = result_table("point", "groups by format", f"predicted, {unit}", "SQNR", "drop", "latency", "size", "")
     for point in front.points:
         table.add_row(*map(escape, _cells(point, told=bool(front.sensitivity))))
-    console.print(f"\nmixes of {front.precision}, fastest first (--pick N takes another):")
+    console.print(f"\nmixes of {front.precision}, cheapest in time and bytes first (--pick N takes another):")
     console.print(table)
 
 
