@@ -322,6 +322,44 @@ def test_importance_weighs_the_errors(case: tuple[ir.Model, QuantPlan]) -> None:
     assert abs(weighted / plain - 1) > 0.05
 
 
+def test_padding_does_not_count() -> None:
+    """Rows of padding that want the opposite: with their mask, what is learned is as good as without them."""
+    text = "g (float[1,8,6] x) => (float[1,8,5] y) { m = MatMul(x, w) y = Add(m, b) }"
+    model = parse(text, w=weights(6, 5), b=weights(5, seed=1))
+    random = np.random.default_rng(3)
+    feed = [{"x": random.standard_normal((1, 8, 6)).astype(np.float32)} for _ in range(8)]
+    chain = quantized(model, feed=feed)
+    mask = np.array([[True] * 4 + [False] * 4])
+    wanted = [run_model(chain.shaped, sample)["y"].copy() for sample in feed]
+    spoiled = [np.where(mask[..., None], y, y - np.float32(40)) for y in wanted]
+    inputs = {"x": [sample["x"] for sample in feed]}
+    settings = Settings(60, 8, rounding=False, activation_scales=False, weight_scales=False, bias_rate=3.0, window=0)
+    plan = restrict_plan(chain.plan, chain.shaped)
+
+    def error(masks: list[np.ndarray] | None) -> float:
+        found = reconstruct(chain.shaped, plan, inputs, inputs, {"y": spoiled}, masks=masks, settings=settings)
+        merged = insert_qdq(chain.shaped, found.plan)
+        given = [run_model(merged, sample)["y"] for sample in feed]
+        return sum(float(np.square((a - b)[mask]).sum()) for a, b in zip(given, wanted, strict=True))
+
+    before = sum(
+        float(np.square((run_model(insert_qdq(chain.shaped, plan), s)["y"] - w)[mask]).sum())
+        for s, w in zip(feed, wanted, strict=True)
+    )
+    assert error([mask] * 8) <= before * 1.01
+    assert error(None) > 10 * before
+
+
+def test_what_is_learned_is_never_worse_where_it_was_fitted(case: tuple[ir.Model, QuantPlan]) -> None:
+    """Steps that are far too long lead away, and the plan that came in stays."""
+    model, plan = case
+    wild = replace(FOUR, iterations=16, scale_rate=5.0, bias_rate=500.0, rounding=False)
+    found = learned(plan, model, correlated(16), settings=wild)
+    assert found.loss_after <= found.loss_before
+    kept = block_error(model, found.plan, correlated(16))
+    assert kept <= block_error(model, plan, correlated(16)) * 1.001
+
+
 def test_an_unknown_granularity_is_told(case: tuple[ir.Model, QuantPlan]) -> None:
     model, plan = case
     with pytest.raises(ConfigError, match="granularity 'tensor'"):

@@ -65,6 +65,7 @@ def reconstructed(
         arrays("float", block.inputs),
         arrays("quantized", block.inputs),
         arrays("float", block.outputs),
+        masks=[borders.masks.get(sample) for sample in samples],
         seed=seed,
         frozen=frozenset(frozen),
         fixed_rounding=frozenset(weights) if target.weights.pair_limit is not None else frozenset(),

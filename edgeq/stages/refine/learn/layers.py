@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,13 @@ class Layer:
     output: str
 
     def data(
-        self, whole: ir.Model, plan: QuantPlan, float_inputs: Arrays, quantized_inputs: Arrays, device: torch.device
+        self,
+        whole: ir.Model,
+        plan: QuantPlan,
+        float_inputs: Arrays,
+        quantized_inputs: Arrays,
+        device: torch.device,
+        masks: Sequence[np.ndarray | None] | None = None,
     ) -> Data:
         """What the layer reads in the float part and, as ``plan`` has it, in the quantized one; what it should give."""
         quiet = Settings(0, rounding=False, activation_scales=False, weight_scales=False, biases=False)
@@ -51,7 +57,7 @@ class Layer:
                 found["quantized"].append(read[self.source].cpu().numpy())
                 found["output"].append(held[self.output].cpu().numpy())
         inputs = ({self.source: found["float"]}, {self.source: found["quantized"]})
-        return Data(*inputs, {self.output: found["output"]}, None, device)
+        return Data(*inputs, {self.output: found["output"]}, None, device, masks)
 
     @staticmethod
     def merged(whole: ir.Model, plan: QuantPlan, learned: QuantPlan) -> QuantPlan:

@@ -7,7 +7,7 @@ and QDrop (Wei et al. 2022, arXiv 2203.05740) on a block whose activations are q
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -59,6 +59,7 @@ def reconstruct(
     granularity: Literal["layer", "block", "drop"] = "block",
     drop: float = 0.5,
     fisher: Mapping[str, np.ndarray] | None = None,
+    masks: Sequence[np.ndarray | None] | None = None,
     settings: Settings | None = None,
     frozen: Container[str] = (),
     fixed_rounding: Container[str] = (),
@@ -87,6 +88,7 @@ def reconstruct(
         drop: that probability.
         fisher: for each output what its squared errors count, broadcast to one sample
             (``edgeq.torch_graph.fisher.fisher_scores``); None: all alike. Not used layer by layer.
+        masks: for each sample its tokens, bool ``[N, L]``, or None where all count: errors at padding do not count.
         settings: rates and what is learned at all, in place of the defaults for the width of the weights.
         frozen: tensors whose scale, rounding or bias must stay: activations that an earlier part has settled (and all
             that share their scale), weights that nodes outside of ``part`` read, too.
@@ -109,8 +111,8 @@ def reconstruct(
     session = _Session(chosen, seed, frozen, fixed_rounding, place, progress or Silent())
     if granularity == "layer":
         session = replace(session, settings=replace(chosen, activation_scales=False))
-        return _by_layer(part, plan, float_inputs, quantized_inputs, session)
-    data = Data(float_inputs, quantized_inputs, float_outputs, fisher, place)
+        return _by_layer(part, plan, float_inputs, quantized_inputs, masks, session)
+    data = Data(float_inputs, quantized_inputs, float_outputs, fisher, place, masks)
     return session.learn(part, plan, data)
 
 
@@ -139,12 +141,17 @@ class _Session:
 
 
 def _by_layer(
-    part: ir.Model, plan: QuantPlan, float_inputs: Arrays, quantized_inputs: Arrays, session: _Session
+    part: ir.Model,
+    plan: QuantPlan,
+    float_inputs: Arrays,
+    quantized_inputs: Arrays,
+    masks: Sequence[np.ndarray | None] | None,
+    session: _Session,
 ) -> Learned:
     """Layer after layer, each with the inputs that the layers before it, learned already, give."""
     before, after = [], []
     for layer in by_layer(part, plan):
-        data = layer.data(part, plan, float_inputs, quantized_inputs, session.device)
+        data = layer.data(part, plan, float_inputs, quantized_inputs, session.device, masks)
         learned = session.learn(layer.part, plan, data)
         plan = layer.merged(part, plan, learned.plan)
         before.append(learned.loss_before)
