@@ -117,6 +117,11 @@ def restrict_layout(layout: Layout, part: ir.Model) -> Layout:
         owner=owner,
         absorbed={name: into for name, into in layout.absorbed.items() if name in nodes},
         produced=layout.produced & values,
+        ranged={
+            tensor: tuple(reader for reader in readers if reader in nodes)
+            for tensor, readers in layout.ranged.items()
+            if any(reader in nodes for reader in readers)
+        },
         constants=layout.constants & values,
     )
 
@@ -368,8 +373,8 @@ def _as_fused(before: Layout, after: Layout) -> bool:
 
 
 def _heavy(model: ir.Model, layout: Layout) -> frozenset[str]:
-    """The integer nodes with constant weights."""
-    integer = {name for name, capability in layout.integer.items() if capability.kind == "compute"}
+    """The integer nodes with constant weights, between which a model is cut into blocks."""
+    integer = {name for name, capability in layout.integer.items() if capability.kind in ("compute", "dynamic")}
     weighted = (node for node in model.graph if len(node.inputs) > 1 and constant_array(node.inputs[1]) is not None)
     return frozenset(integer & {str(node.name) for node in weighted})
 

@@ -161,6 +161,16 @@ def test_twice_gives_the_same() -> None:
     assert fingerprint(first.model) == fingerprint(second.model)
 
 
+def test_ranges_found_at_run_time_are_measured_block_by_block() -> None:
+    setting = Setting("linux-x64", "w8a8_dynamic")
+    spread = np.geomspace(1, 300, 16).astype(np.float32)
+    layers = [f"r{n} = MatMul(r{n - 1}, w{n})" for n in range(1, 13)]
+    text = f"g (float[1, 8, 16] r0) => (float r12) {{ {' '.join(layers)} }}"
+    model = parse(text, **{f"w{n}": weights(16, 16, seed=n) * spread / spread[:, None] for n in range(1, 13)})
+    found = setting.equalize(model, samples(model, 16))
+    assert len({trial.block for trial in found.trials}) > 1, "the model is one block to it"
+
+
 def test_check_samples_alone_decide() -> None:
     """Every fourth sample is a check sample: what is there decides, and nothing is fitted on it."""
     setting = Setting("amd-npu")
