@@ -104,7 +104,7 @@ def test_negative_dimensions(tmp_path: Path) -> None:
 
 
 def test_a_precision_that_leaves_the_model_as_it_is_does_not_end_the_search(tmp_path: Path) -> None:
-    """Weight-only precisions store matrices, and this network has none: w8a8 stays the best there is."""
+    """Weight-only and dynamic precisions take matrices, and this network has none: w8a8 stays the best there is."""
     text = "g (float[1,4,8,8] x) => (float[1,4,8,8] y) { y = Conv<pads = [1,1,1,1]>(x, w) }"
     with pytest.raises(ContractError) as raised:
         export(
@@ -118,8 +118,9 @@ def test_a_precision_that_leaves_the_model_as_it_is_does_not_end_the_search(tmp_
     report = raised.value.exported.report
     assert report.precision == "w8a8"
     said = [finding.text for finding in report.findings if "was tried and not taken" in finding.text]
-    assert [text.partition(" ")[0] for text in said] == ["w8_b32", "w4_b32"]
-    assert "nothing in this model can be quantized" in said[0]
+    assert [text.partition(" ")[0] for text in said] == ["w8a8_dynamic", "w8_b32", "w4_b32"]
+    assert "only 0% of the weights" in said[0]
+    assert "nothing in this model can be quantized" in said[1]
 
 
 def test_a_model_with_nothing_to_quantize_is_refused_with_the_reasons(tmp_path: Path) -> None:
