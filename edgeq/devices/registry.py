@@ -1,0 +1,25 @@
+"""All kinds of devices by name: the one place that knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edgeq.devices.protocol import Device
+from edgeq.errors import ConfigError
+
+__all__ = ["DEVICE_KINDS", "parse_device"]
+
+DEVICE_KINDS: dict[str, Callable[[str], Device]] = {}
+"""Kind -> what makes the device of ``KIND:VALUE`` (the value may be empty)."""
+
+
+def parse_device(text: str) -> Device:
+    """``"adb:emulator-5554"`` -> that device; nothing is reached for yet.
+
+    Raises:
+        ConfigError: no such kind, or a value that the kind does not take.
+    """
+    kind, _, value = text.partition(":")
+    if kind not in DEVICE_KINDS:
+        raise ConfigError(f"there is no kind of device {kind!r}", remedy=f"choose one of: {', '.join(DEVICE_KINDS)}")
+    return DEVICE_KINDS[kind](value)
