@@ -44,7 +44,8 @@ class Job:
     ``threads``: intra-op threads, 0 for all cores of the mask. ``cores``: the cores it is pinned to, where the
     device can. Each model runs at least ``warmup_runs`` times and ``warmup_s`` seconds before anything counts,
     then at least ``min_runs`` times, until it has run for ``seconds`` in all or ``max_runs`` times.
-    ``measure`` false: outputs only. ``profile``: afterwards, time each node in a session of its own (profiling slows the runs it watches).
+    ``measure`` false: outputs only. ``profile``: afterwards, time each node in a session of its own (profiling
+    slows the runs it watches).
     ``feeds`` are the batches whose outputs are wanted; latency is measured with the first.
     ``timeout_s`` is for the whole job; a device that is silent for longer is given up.
     """
