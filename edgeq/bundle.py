@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from edgeq.errors import ConfigError, ValidationError
+from edgeq.interface import Interface
 from edgeq.qtypes import NodeForecast
 from edgeq.recipe import Preprocess
 from edgeq.report import PlanRow, Size, decode, encode
@@ -119,9 +120,9 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything a program needs to load, check and describe the bundle.
 
-    ``files`` (paths with forward slashes, relative to the bundle), ``inputs``, ``outputs``,
-    ``samples`` and ``labels`` are filled in by ``edgeq.stages.package.write_bundle``. ``provider`` holds
-    the execution provider and its options, and the session options the model was made for.
+    ``files`` (paths with forward slashes, relative to the bundle), ``inputs``, ``outputs``, ``interface`` (what
+    each of them means), ``samples`` and ``labels`` are filled in by ``edgeq.stages.package.write_bundle``.
+    ``provider`` holds the execution provider and its options, and the session options the model was made for.
     ``forecast`` says how each node was expected to run, and ``gates`` how bad it is if some do not.
     ``fallback`` is a second graph, for devices on which that provider is missing or fails;
     ``contexts`` are compiled for single chips.
@@ -151,6 +152,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     files: dict[str, FileEntry] = {}
     inputs: tuple[TensorEntry, ...] = ()
     outputs: tuple[TensorEntry, ...] = ()
+    interface: Interface = Interface()
     samples: Samples | None = None
     labels: str | None = None
 
@@ -224,6 +226,7 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     named = {*(graph.model for graph in manifest.graphs), *([manifest.labels] if manifest.labels else [])}
     if manifest.samples:
         named |= {*manifest.samples.inputs.values(), *manifest.samples.outputs.values()}
+    named |= manifest.interface.files
     named |= {name for context in manifest.contexts for name in (context.model, *context.data)}
     if missing := sorted(named - set(manifest.files)):
         raise ValidationError(

@@ -11,7 +11,10 @@ import msgspec
 from edgeq.errors import ConfigError
 from edgeq.resources import data_path
 
-__all__ = ["ImagePreprocess", "Preprocess", "Recipe", "RecipeSource", "TextPreprocess", "load_recipe"]
+__all__ = ["PAD_TOKENS", "ImagePreprocess", "Preprocess", "Recipe", "RecipeSource", "TextPreprocess", "load_recipe"]
+
+PAD_TOKENS = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>", "</s>")
+"""What padding is called in vocabularies, by preference; a tokenizer that names its own comes first."""
 
 
 class ImagePreprocess(

@@ -13,11 +13,9 @@ import numpy as np
 
 from edgeq.errors import CalibrationError
 from edgeq.graph import TensorInfo
-from edgeq.recipe import TextPreprocess
+from edgeq.recipe import PAD_TOKENS, TextPreprocess
 
 __all__ = ["TextStore", "read_texts"]
-
-_PAD_TOKENS = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>", "</s>")
 
 
 def read_texts(path: Path, field: str) -> tuple[tuple[int, str], ...]:
@@ -108,7 +106,7 @@ class TextStore:
         padded = isinstance(fixed, int) or preprocess.padding == "max_length"
         padding = self._tokenizer.padding or {}
         token = padding.get("pad_token") or next(
-            (token for token in _PAD_TOKENS if self._tokenizer.token_to_id(token) is not None), ""
+            (token for token in PAD_TOKENS if self._tokenizer.token_to_id(token) is not None), ""
         )
         pad_id = padding.get("pad_id", self._tokenizer.token_to_id(token) if token else 0)
         try:

@@ -14,7 +14,8 @@ import numpy as np
 from edgeq import graph
 from edgeq.bundle import Manifest, Samples, TensorEntry, file_entry
 from edgeq.errors import ConfigError, OutputError
-from edgeq.recipe import TextPreprocess
+from edgeq.recipe import Preprocess, TextPreprocess
+from edgeq.stages.package.interface import find_interface
 from edgeq.stages.package.render import render_html, render_licences, render_readme
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def write_bundle(
         folder: Where the files go.
         model: The finished model.
         manifest: A draft, without ``files``, ``inputs``, ``outputs``, ``samples`` and ``labels``. A
-            tokenizer that it names is copied into the bundle.
+            tokenizer that it names is copied into the bundle; entries of its ``interface`` are kept.
         fallback: The model of ``manifest.fallback``, with the same inputs and outputs.
         sample_inputs: Batches by input name. Those with the shapes of the first are kept.
         reference_outputs: The float model's answers to them.
@@ -62,13 +63,22 @@ def write_bundle(
     try:
         _write_fallback(folder, model, fallback, manifest)
         samples = _write_samples(folder, sample_inputs, reference_outputs, sqnr_db or {})
+        preprocess, named = _write_tokenizer(folder, manifest), _write_labels(folder, labels)
         finished = msgspec.structs.replace(
             manifest,
             inputs=_tensors(graph.input_infos(model)),
             outputs=_tensors(graph.output_infos(model)),
-            preprocess=_write_tokenizer(folder, manifest),
+            preprocess=preprocess,
+            interface=find_interface(
+                model,
+                task=manifest.task,
+                preprocess=preprocess,
+                tokenizer=folder / _TOKENIZER if isinstance(preprocess, TextPreprocess) else None,
+                labels=None if named is None else (named, len(labels)),
+                known=manifest.interface,
+            ),
             samples=samples,
-            labels=_write_labels(folder, labels),
+            labels=named,
         )
         (folder / "README.md").write_text(render_readme(finished), encoding="utf-8")
         (folder / "LICENSES.md").write_text(render_licences(finished), encoding="utf-8")
@@ -143,7 +153,7 @@ def _shapes(pair: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]) -> 
     return [array.shape for side in pair for array in side.values()]
 
 
-def _write_tokenizer(folder: Path, draft: Manifest) -> object:
+def _write_tokenizer(folder: Path, draft: Manifest) -> Preprocess | None:
     """The preprocessing with the tokenizer's place in the bundle instead of on the disk of whoever made it."""
     preprocess = draft.preprocess
     if not isinstance(preprocess, TextPreprocess):

@@ -1,0 +1,187 @@
+"""What a program has to put into each input of a package, and what each output means.
+
+An app's code can be written from this alone: names, types and shapes are in the manifest's ``inputs`` and
+``outputs``, the same entries here say what is in them. ``kind`` is the tag of each struct in JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from edgeq.recipe import ImagePreprocess
+
+__all__ = [
+    "BoxClassesOutput",
+    "BoxScoresOutput",
+    "BoxesOutput",
+    "ClassesOutput",
+    "EmbeddingOutput",
+    "ImageInput",
+    "Input",
+    "Interface",
+    "LogitsOutput",
+    "Output",
+    "PixelInput",
+    "ProbabilitiesOutput",
+    "TensorInput",
+    "TensorOutput",
+    "TokenEmbeddingsOutput",
+    "TokenInput",
+]
+
+
+class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """Base of all entries: the name of the tensor that it is about."""
+
+    name: str
+
+    @property
+    def kind(self) -> str:
+        """The tag that JSON has: ``"pixels"``, ``"logits"``, ..."""
+        return str(self.__struct_config__.tag)
+
+
+class PixelInput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="pixels"):
+    """Raw pixels, uint8 ``[batch, height, width, channels]``, 0 to 255: as bitmap, canvas and camera APIs give them.
+
+    The graph does all of ``steps`` itself: a program must not. ``height`` and ``width`` are the one size that
+    it takes, None: any, each picture with its own. ``channels`` lists what it takes, by the number of channels:
+    ``("RGB", "RGBA")`` for 3 or 4, where alpha is ignored. A camera's picture has to be upright: rotation in a
+    file's EXIF data is not in its pixels.
+    """
+
+    channels: tuple[Literal["RGB", "RGBA"], ...]
+    height: int | None = None
+    width: int | None = None
+    steps: ImagePreprocess
+
+
+class ImageInput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="image"):
+    """A picture after ``steps``, which the program does: resize, crop, normalize, in the type of the input."""
+
+    steps: ImagePreprocess
+
+
+class TokenInput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tokens"):
+    """What a tokenizer gives, int64 ``[batch, length]``.
+
+    ``part`` is the token ids, 1 where there is a token and 0 where there is padding, segment numbers (0 for one
+    text), or positions 0, 1, 2, ... ``tokenizer`` is a file of the bundle, ``algorithm`` the type of model that it
+    names (``"WordPiece"``, ``"BPE"``, ``"Unigram"``). Texts are cut to ``max_length`` tokens, special ones
+    included. ``padding`` to ``max_length`` is needed where the input's length is fixed, and what the model was
+    calibrated with otherwise; padding stands at the end, its token id is ``pad_id``.
+    """
+
+    part: Literal["ids", "mask", "segments", "positions"]
+    tokenizer: str
+    algorithm: str | None = None
+    max_length: int
+    padding: Literal["max_length", "longest"]
+    pad_id: int = 0
+
+
+class TensorInput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tensor"):
+    """Numbers whose meaning edgeq does not know."""
+
+
+Input = PixelInput | ImageInput | TokenInput | TensorInput
+
+
+class LogitsOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="logits"):
+    """One unbounded score per class along the last axis: the largest is the most probable, softmax makes
+    probabilities. ``labels`` is the bundle's file with the names of the classes, one a line.
+    """
+
+    classes: int
+    labels: str | None = None
+
+
+class ProbabilitiesOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="probabilities"):
+    """Probabilities, which sum to 1 along the last axis: of every class, in the order of ``labels``, or,
+    where ``of`` names an output of kind ``"classes"``, of the classes that are there.
+    """
+
+    classes: int
+    of: str | None = None
+    labels: str | None = None
+
+
+class ClassesOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="classes"):
+    """Numbers of classes, int64 ``[batch, count]``, the most probable first; line ``n`` (from 0) of ``labels``
+    names class ``n``.
+    """
+
+    count: int
+    labels: str | None = None
+
+
+class EmbeddingOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="embedding"):
+    """One vector of ``size`` numbers per text or picture. ``normalized``: of length 1, so that a dot product of
+    two is their cosine.
+    """
+
+    size: int
+    normalized: bool
+
+
+class TokenEmbeddingsOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="token-embeddings"):
+    """One vector of ``size`` numbers per token, ``[batch, length, size]``. A text's embedding is commonly their
+    mean over the tokens that input ``mask`` allows, divided by its length (None: over all of them).
+    """
+
+    size: int
+    mask: str | None = None
+
+
+class BoxesOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="boxes"):
+    """What was detected in one picture, best first: float32 ``[count, 4]``, left, top, right and bottom edge.
+
+    Edges are in pixels of the model's own input, after resize and crop. ``scores`` and ``classes`` name the
+    outputs that hold the score and the class of each box.
+    """
+
+    scores: str
+    classes: str
+
+
+class BoxScoresOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="box-scores"):
+    """The score of each box, float32 ``[count]``, 0 to 1, falling."""
+
+
+class BoxClassesOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="box-classes"):
+    """The class of each box, int64 ``[count]``; line ``n`` (from 0) of ``labels`` names class ``n``."""
+
+    labels: str | None = None
+
+
+class TensorOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tensor"):
+    """Numbers whose meaning edgeq does not know."""
+
+
+Output = (
+    LogitsOutput
+    | ProbabilitiesOutput
+    | ClassesOutput
+    | EmbeddingOutput
+    | TokenEmbeddingsOutput
+    | BoxesOutput
+    | BoxScoresOutput
+    | BoxClassesOutput
+    | TensorOutput
+)
+
+
+class Interface(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One entry per input and output of the model, in their order."""
+
+    inputs: tuple[Input, ...] = ()
+    outputs: tuple[Output, ...] = ()
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The files of the bundle that the entries name."""
+        entries = (*self.inputs, *self.outputs)
+        named = (getattr(entry, key, None) for entry in entries for key in ("labels", "tokenizer"))
+        return frozenset(name for name in named if name is not None)
