@@ -73,6 +73,7 @@ def test_the_commands() -> None:
         "edgeq targets",
         "edgeq targets show",
         "edgeq targets check",
+        "edgeq devices",
         "edgeq doctor",
     ]
 

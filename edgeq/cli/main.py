@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeq import __version__
+from edgeq.cli.devices import devices_command
 from edgeq.cli.options import (
     command,
     data_options,
@@ -344,6 +345,7 @@ def run_command(
 
 
 cli.add_command(targets_group)
+cli.add_command(devices_command)
 
 
 @command(cli, name="doctor")

@@ -34,8 +34,11 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
-def command(group: click.Group, **attributes: Any) -> Callable[[Command], click.Command]:
-    """``@group.command`` with ``--json`` and ``--verbose``, and errors turned into text and an exit code."""
+def command(group: click.Group | None, **attributes: Any) -> Callable[[Command], click.Command]:
+    """``@group.command`` with ``--json`` and ``--verbose``, and errors turned into text and an exit code.
+
+    Without a group, the command is to be added to one.
+    """
 
     def decorate(function: Command) -> click.Command:
         @functools.wraps(function)
@@ -65,7 +68,7 @@ def command(group: click.Group, **attributes: Any) -> Callable[[Command], click.
         wrapped = click.option("--json", "json_output", is_flag=True, help="Print the result as JSON on stdout.")(
             wrapped
         )
-        return group.command(**attributes)(wrapped)
+        return (group or click).command(**attributes)(wrapped)
 
     return decorate
 
