@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from edgeq.node_times import NodeTime
 from edgeq.report import Finding, Metric, decode, encode
 
 __all__ = [
@@ -65,20 +66,6 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     temperature_c: float | None = None
     throttled: bool | None = None
     battery_percent: int | None = None
-
-
-class NodeTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One kernel of the graph that ran: its mean time per inference, and who ran it.
-
-    ``node`` is the name in the optimized graph, ``op_type`` what ran (``QLinearConv``), ``share`` (0 to 1) its
-    part of the sum over all nodes.
-    """
-
-    node: str
-    op_type: str
-    provider: str
-    mean_us: float
-    share: float
 
 
 class DeviceLatency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

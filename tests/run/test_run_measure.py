@@ -14,6 +14,7 @@ from edgeq.machine import describe_machine
 from edgeq.stages.run.blame import layer_errors
 from edgeq.stages.run.latency import Timing, compare_latency, take_turns
 from edgeq.stages.run.memory import measure_memory
+from edgeq.stages.run.node_timing import profile_nodes
 
 
 def _product(build, size: int):
@@ -49,6 +50,18 @@ def test_comparison_is_float_over_quantized(build, conv_relu):
 def test_wrong_inputs_are_one_clear_error(conv_relu):
     with pytest.raises(ModelError, match="fails while its latency is measured"):
         compare_latency(conv_relu(), None, {"x": np.zeros((1, 2), np.float32)})
+
+
+def test_nodes_are_timed_by_the_kernels_that_run(build):
+    build.add("MatMul", ["x", build.const("w", np.ones((256, 256), np.float32))], "h")
+    build.add("Sigmoid", ["h"], "y")
+    model = build.model((1, 256), {"y": (1, 256)})
+    nodes = profile_nodes(model, {"x": np.zeros((1, 256), np.float32)}, seconds=0)
+    assert [node.op_type for node in nodes] == ["MatMul", "Sigmoid"]
+    assert {node.provider for node in nodes} == {"CPUExecutionProvider"}
+    assert sum(node.share for node in nodes) == pytest.approx(1.0, abs=1e-5)
+    with pytest.raises(ModelError, match="fails while its nodes are timed"):
+        profile_nodes(model, {"x": np.zeros((2, 2), np.float32)})
 
 
 def test_memory_grows_by_the_weights(build, tmp_path):
