@@ -20,6 +20,7 @@ _LAZY: dict[str, str] = {
     "ContractError": "edgeq.errors",
     "EdgeqError": "edgeq.errors",
     "GateError": "edgeq.errors",
+    "embed": "edgeq.api",
     "export": "edgeq.api",
     "load_recipe": "edgeq.recipe",
     "load_target": "edgeq.target",
@@ -29,7 +30,7 @@ _LAZY: dict[str, str] = {
 }
 
 if TYPE_CHECKING:
-    from edgeq.api import export, run
+    from edgeq.api import embed, export, run
     from edgeq.bundle import read_bundle
     from edgeq.errors import ContractError, EdgeqError, GateError
     from edgeq.recipe import load_recipe
@@ -40,6 +41,7 @@ __all__ = [
     "EdgeqError",
     "GateError",
     "__version__",
+    "embed",
     "export",
     "load_recipe",
     "load_target",

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgeq.request import Data, Exported, Limits, parse_bytes
 
 if TYPE_CHECKING:
+    from edgeq.embedding import Embedded
     from edgeq.progress import Progress
     from edgeq.report import Report
 
-__all__ = ["export", "run"]
+__all__ = ["embed", "export", "run"]
 
 
 def export(
@@ -48,6 +49,7 @@ def export(
     fallback: bool = True,
     on: Sequence[str] = (),
     contexts: Sequence[str] = (),
+    embed: Sequence[str] = (),
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     progress: Progress | None = None,
@@ -94,6 +96,7 @@ def export(
             installed is used without being asked for. See ``docs/accuracy.md``.
         contexts: Chips to compile for ahead of time, such as ``"SM8750"``; ``"SM8550,SM8750"`` makes one
             file for both.
+        embed: Platforms to make an app project for, too, in ``<output>-embed``: see ``edgeq.embed``.
         trust_remote_code: Run Python code that a Hugging Face model brings along.
         allow_pickle: Load weights that exist only as pickles.
         progress: Told of every step.
@@ -138,7 +141,7 @@ def export(
     )
     size = parse_bytes(max_size) if isinstance(max_size, str) else max_size
     limits = Limits(max_drop, min_sqnr, size, max_latency, pick)
-    return carry_out(job, output=output, limits=limits, overwrite=overwrite)
+    return carry_out(job, output=output, limits=limits, overwrite=overwrite, platforms=tuple(embed))
 
 
 def run(
@@ -185,3 +188,48 @@ def run(
         gates=parse_gates(gates),
         trust_provider=trust_provider,
     )
+
+
+def embed(
+    bundle: str | os.PathLike[str],
+    *,
+    platform: str,
+    output: str | os.PathLike[str] | None = None,
+    name: str | None = None,
+    package: str | None = None,
+    model_format: Literal["onnx", "ort"] | None = None,
+    abis: Sequence[str] | None = None,
+    bench: bool | None = None,
+    trust_provider: bool = False,
+) -> Embedded:
+    """Make a project for an app build of a bundle, or bring one up to date.
+
+    Options that are None are what they were for the project before, else the platform's default. Files of the
+    project that were edited since are kept; where the new version differs, it is put beside them as ``NAME.new``.
+
+    Args:
+        bundle: The folder that ``export`` wrote.
+        platform: Such as ``"android"``; ``docs/embedding.md`` lists all.
+        output: The project's folder; default ``<bundle>-embed/<platform>``.
+        name: Name of the class or module of the model; default: from the model's name.
+        package: What the platform calls a package; default: from the model's name.
+        model_format: ``"onnx"``, or ``"ort"`` to convert the model.
+        abis: Android's names of the processors to build for; default ``"arm64-v8a"``.
+        bench: Add what measures speed on the device.
+        trust_provider: Take what the manifest names as its provider, though no target of edgeq does.
+
+    Raises:
+        ConfigError: not a bundle, an unknown platform, an option it does not have, or a model it cannot run.
+        OutputError: the folder holds something that edgeq did not write, or cannot be written.
+        ValidationError: a file of the bundle was changed, or its provider is not one of edgeq's.
+
+    Example:
+        >>> edgeq.embed("efficientnet-lite0-android", platform="android", package="com.example.vision").path
+    """
+    from edgeq.embedding import EmbedOptions
+    from edgeq.pipeline import embed as carry_out
+
+    options = EmbedOptions(
+        name=name, package=package, format=model_format, abis=None if abis is None else tuple(abis), bench=bench
+    )
+    return carry_out(bundle, platform, output, options, trust_provider=trust_provider)

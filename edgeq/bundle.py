@@ -32,6 +32,7 @@ __all__ = [
     "Samples",
     "TensorEntry",
     "file_entry",
+    "is_plain_path",
     "read_bundle",
 ]
 
@@ -246,17 +247,22 @@ def file_entry(path: Path) -> FileEntry:
     return FileEntry(sha256=digest, bytes=path.stat().st_size)
 
 
-def _verify(folder: Path, name: str, entry: FileEntry) -> None:
+def is_plain_path(name: str) -> bool:
+    """Whether a name from a file leads to a place inside the folder that it is relative to, on any system."""
     pure = PurePosixPath(name)
     plain = name == str(pure) and not pure.is_absolute() and "\\" not in name and ":" not in name
-    if not plain or ".." in pure.parts or not pure.parts:
+    return plain and ".." not in pure.parts and bool(pure.parts)
+
+
+def _verify(folder: Path, name: str, entry: FileEntry) -> None:
+    if not is_plain_path(name):
         raise ValidationError(
             f"the manifest names {name!r}, which is not a plain path inside the bundle",
             where=str(folder / MANIFEST),
             remedy="do not trust this bundle",
         )
     file = folder
-    for part in pure.parts:
+    for part in PurePosixPath(name).parts:
         file = file / part
         if file.is_symlink():
             raise ValidationError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeq.bundle import Bundle
+from edgeq.embedding import Embedded
 from edgeq.errors import CalibrationError, ConfigError
 from edgeq.qtypes import QuantPlan, Scheme
 from edgeq.report import Clause, Contract, Finding, Metric, NodePlacement, Report, Size
@@ -132,10 +133,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Exported:
-    """What ``edgeq.export`` returns: the bundle on disk and the report of what was measured."""
+    """What ``edgeq.export`` returns: the bundle on disk, the report of what was measured, and projects made of it."""
 
     bundle: Bundle
     report: Report
+    embedded: tuple[Embedded, ...] = ()
 
     @property
     def path(self) -> Path:

@@ -70,6 +70,7 @@ def test_the_commands() -> None:
         "edgeq inspect",
         "edgeq calibrate",
         "edgeq run",
+        "edgeq embed",
         "edgeq targets",
         "edgeq targets show",
         "edgeq targets check",

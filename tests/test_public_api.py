@@ -24,6 +24,7 @@ def test_the_public_names() -> None:
         "EdgeqError",
         "GateError",
         "__version__",
+        "embed",
         "export",
         "load_recipe",
         "load_target",
@@ -39,6 +40,7 @@ def test_the_public_names() -> None:
 def test_the_verbs_are_functions_even_after_the_stages_are_imported() -> None:
     import edgeq.pipeline
 
+    assert inspect.isfunction(edgeq.embed)
     assert inspect.isfunction(edgeq.export)
     assert inspect.isfunction(edgeq.run)
 
@@ -48,7 +50,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         edgeq.quantise  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["export", "run", "load_target", "load_recipe", "read_bundle", "target_names"])
+@pytest.mark.parametrize(
+    "name", ["embed", "export", "run", "load_target", "load_recipe", "read_bundle", "target_names"]
+)
 def test_every_function_is_documented_and_typed(name: str) -> None:
     function = getattr(edgeq, name)
     assert function.__doc__
@@ -59,18 +63,19 @@ def test_every_function_is_documented_and_typed(name: str) -> None:
         assert parameter.kind is not inspect.Parameter.VAR_KEYWORD
 
 
-@pytest.mark.parametrize("name", ["export", "run"])
+@pytest.mark.parametrize("name", ["embed", "export", "run"])
 def test_every_argument_is_explained(name: str) -> None:
     function = getattr(edgeq, name)
     for parameter in inspect.signature(function).parameters:
         assert f"        {parameter}: " in str(function.__doc__), f"edgeq.{name} does not explain {parameter}"
 
 
-def test_the_command_line_and_the_function_offer_the_same() -> None:
+@pytest.mark.parametrize("verb", ["embed", "export"])
+def test_the_command_line_and_the_function_offer_the_same(verb: str) -> None:
     """One story told twice: whatever one can ask for, the other can, by the same name."""
-    (command,) = (command for name, command in cli.commands.items() if name == "export")
+    (command,) = (command for name, command in cli.commands.items() if name == verb)
     options = {str(parameter.name) for parameter in command.params}
-    arguments = set(inspect.signature(edgeq.export).parameters)
+    arguments = set(inspect.signature(getattr(edgeq, verb)).parameters)
     only_there = {"json_output", "verbose", "no_cache"}  # how to print, and a default that the function lacks
     only_here = {"example_inputs", "progress"}  # objects
     assert {name.removeprefix("no_") for name in options - only_there} == arguments - only_here

@@ -22,6 +22,7 @@ from edgeq.cli.options import (
 from edgeq.cli.targets import targets_group
 
 if TYPE_CHECKING:
+    from edgeq.embedding import Embedded
     from edgeq.pipeline import Job
 
 __all__ = ["cli", "main"]
@@ -106,6 +107,12 @@ def _job(json_output: bool, options: dict[str, Any], **more: Any) -> Job:
     metavar="CHIP",
     help="Also compile for a chip, such as SM8750, or for several in one file: SM8550,SM8750; repeatable.",
 )
+@click.option(
+    "--embed",
+    multiple=True,
+    metavar="PLATFORM",
+    help="Also make a project for an app build, in OUTPUT-embed (see `edgeq embed`); repeatable.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def export_command(
     json_output: bool,
@@ -125,6 +132,7 @@ def export_command(
     no_fallback: bool,
     on: tuple[str, ...],
     contexts: tuple[str, ...],
+    embed: tuple[str, ...],
     gates: tuple[str, ...],
     overwrite: bool,
     **options: Any,
@@ -160,13 +168,17 @@ def export_command(
         places=tuple(parse_place(place) for place in on),
         contexts=contexts,
     )
-    exported = export(job, output=output, limits=limits, overwrite=overwrite)
+    exported = export(job, output=output, limits=limits, overwrite=overwrite, platforms=embed)
     if json_output:
-        print_json({"bundle": str(exported.path), "report": exported.report})
+        projects = [_project(embedded) for embedded in exported.embedded]
+        print_json({"bundle": str(exported.path), "report": exported.report, "embedded": projects})
     else:
         from edgeq.cli.render import show_report
+        from edgeq.cli.render_embed import show_embedded
 
         show_report(exported.report, exported.path)
+        for embedded in exported.embedded:
+            show_embedded(embedded)
 
 
 @command(cli, name="plan")
@@ -342,6 +354,47 @@ def run_command(
         from edgeq.cli.render import show_report
 
         show_report(found, folder)
+
+
+@command(cli, name="embed")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--platform", "-p", required=True, help="The kind of app build: android.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="The project [default: BUNDLE-embed/PLATFORM].")
+@click.option("--name", help="Name of the class or module of the model [default: from the model's name].")
+@click.option("--package", help="What the platform calls a package, such as com.example.vision.")
+@click.option(
+    "--format", "model_format", type=click.Choice(["onnx", "ort"]), help="Format of the model [default: onnx]."
+)
+@click.option("--abi", "abis", multiple=True, help="Android processor to build for [default: arm64-v8a]; repeatable.")
+@click.option("--bench/--no-bench", default=None, help="Add what measures speed on the device [default: no].")
+@click.option("--trust-provider", is_flag=True, help="Take the manifest's provider though edgeq does not know it.")
+def embed_command(
+    json_output: bool, bundle: Path, platform: str, output: Path | None, abis: tuple[str, ...], **options: Any
+) -> None:
+    """Make a project for an app build of BUNDLE, or bring one up to date.
+
+    Options that are left out are what they were for the project before. Files that you edited are kept; where the
+    new version differs, it is put beside them as NAME.new.
+
+    \b
+    Example:
+      edgeq embed efficientnet-lite0-android --platform android --package com.example.vision
+    """
+    from edgeq.api import embed
+
+    embedded = embed(bundle, platform=platform, output=output, abis=abis or None, **options)
+    if json_output:
+        print_json(_project(embedded))
+    else:
+        from edgeq.cli.render_embed import show_embedded
+
+        show_embedded(embedded)
+
+
+def _project(embedded: Embedded) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(embedded), "path": str(embedded.path), "sizes": embedded.sizes}
 
 
 cli.add_command(targets_group)

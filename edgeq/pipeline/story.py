@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edgeq.bundle import read_bundle
+from edgeq.embedding import EmbedOptions
 from edgeq.errors import ContractError, GateError
 from edgeq.gates import failing
 from edgeq.output import atomic_folder, check_free
+from edgeq.pipeline.embedding import check_projects, embed
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.judge import best_attempt
 from edgeq.pipeline.publish import publish
@@ -26,8 +29,17 @@ from edgeq.trust import check_providers
 __all__ = ["export", "validate_bundle"]
 
 
-def export(job: Job, *, output: str | os.PathLike[str] | None, limits: Limits, overwrite: bool) -> Exported:
+def export(
+    job: Job,
+    *,
+    output: str | os.PathLike[str] | None,
+    limits: Limits,
+    overwrite: bool,
+    platforms: tuple[str, ...] = (),
+) -> Exported:
     """Try the job's precisions, cheapest first, until one meets the limits; write the best there is.
+
+    ``platforms`` are the app builds to make a project for, too (see ``edgeq.embed``).
 
     Raises:
         ContractError: none met them; the best is left in ``<output>.not-met``.
@@ -37,6 +49,7 @@ def export(job: Job, *, output: str | os.PathLike[str] | None, limits: Limits, o
     job.check()
     path = Path(output) if output is not None else Path(f"{job.source.name}-{job.target.name}")
     check_free(path, overwrite=overwrite)
+    check_projects(path, platforms)
     not_met = path.with_name(f"{path.name}.not-met")
     if limits != Limits() or job.gates:
         check_free(not_met, overwrite=True)
@@ -55,7 +68,8 @@ def export(job: Job, *, output: str | os.PathLike[str] | None, limits: Limits, o
         raise ContractError(*broken_contract(report, path), exported)
     if closed:
         raise GateError(*closed_gates(report, closed, path), report, exported)
-    return exported
+    projects = (embed(path, name, None, EmbedOptions(), trust_provider=True) for name in platforms)
+    return replace(exported, embedded=tuple(projects))
 
 
 def validate_bundle(

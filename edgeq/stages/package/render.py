@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.bundle import Manifest
+from edgeq.escape import plain
 from edgeq.stages.package.page import report_page
 
 if TYPE_CHECKING:
@@ -49,10 +49,5 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters["literal"] = lambda value: repr(dict(value) if isinstance(value, dict) else str(value))
-    environment.filters["plain"] = _plain
+    environment.filters["plain"] = plain
     return environment
-
-
-def _plain(text: str) -> str:
-    """A stranger's text inside Markdown: one line, without characters that could end a cell or start markup."""
-    return re.sub(r"[`|<\\\[\]]", "_", " ".join(text.split()))

@@ -1,0 +1,74 @@
+"""The nouns of embedding: what a platform is asked for, and the project that it makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from edgeq.bundle import Bundle, GraphEntry
+from edgeq.embedding import EmbedOptions, SizeRow
+from edgeq.errors import ConfigError
+from edgeq.stages.embed.signature import Signature, read_signature
+
+__all__ = ["Platform", "Project", "ProjectFile", "Request"]
+
+
+@dataclass(frozen=True)
+class ProjectFile:
+    """A file of the project: its path with forward slashes, and its bytes or the file that holds them."""
+
+    path: str
+    content: bytes | Path
+
+
+@dataclass(frozen=True)
+class Project:
+    """All files of a project, and what to tell of it."""
+
+    files: tuple[ProjectFile, ...]
+    sizes: tuple[SizeRow, ...] = ()
+    notes: tuple[str, ...] = ()
+    next: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        paths = [file.path for file in self.files]
+        folded = {path.casefold() for path in paths}
+        assert len(folded) == len(paths), f"two files of one name: {sorted(paths)}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a platform makes a project from. ``scratch`` is a folder for files that are made on the way."""
+
+    bundle: Bundle
+    options: EmbedOptions
+    scratch: Path
+
+    @cached_property
+    def signature(self) -> Signature:
+        return read_signature(self.bundle)
+
+    def graph_files(self, graph: GraphEntry) -> tuple[str, ...]:
+        """The model file of a graph and, for large models, the weights beside it; the model first."""
+        names = (name for name in self.bundle.manifest.files if name.startswith(f"{graph.model}."))
+        return (graph.model, *sorted(names))
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A kind of app build. ``options`` names those of `EmbedOptions` that it knows."""
+
+    name: str
+    summary: str
+    options: frozenset[str]
+    make: Callable[[Request], Project]
+
+    def check(self, options: EmbedOptions) -> None:
+        """Raises ConfigError for an option of another platform."""
+        if unknown := sorted(set(options.given) - self.options):
+            raise ConfigError(
+                f"the platform {self.name!r} has no option {', '.join(unknown)}",
+                remedy=f"it knows: {', '.join(sorted(self.options)) or 'none'}",
+            )

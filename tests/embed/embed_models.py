@@ -1,0 +1,47 @@
+"""Models for embedding: as simple as can be, with names that are anything but."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+
+from edgeq.bundle import Bundle
+
+HOSTILE = (
+    '"); Runtime.exec("rm',
+    "${System.exit(1)}",
+    "\\(exit(1))",
+    "*/ fun pwn() {} /*",
+    "class",
+    "class",
+    "a\nb",
+    "\u202egnp.\u2066",
+    "日本語",
+    '"""',
+    "{{ 7 * 7 }}",
+    "</script><script>",
+    "%s%n",
+    "??/",
+    "in",
+    "In",
+    "session",
+    "1st",
+    "../../x",
+    "-->",
+    "#{x}",
+    "x" * 3000,
+)
+"""Names of tensors; those that a language would take for the same or for a keyword are among them."""
+
+MakeBundle = Callable[..., Bundle]
+
+
+def pass_through(names: Sequence[str], dtype: ir.DataType, shape: Sequence[int | str | None]) -> ir.Model:
+    inputs = [ir.Value(name=n, type=ir.TensorType(dtype), shape=ir.Shape(shape)) for n in names]
+    nodes = [ir.node("Identity", [value], name=f"node {i}") for i, value in enumerate(inputs)]
+    outputs = [node.outputs[0] for node in nodes]
+    for name, value in zip(names, outputs, strict=True):
+        value.name, value.type, value.shape = f"{name} out", ir.TensorType(dtype), ir.Shape(shape)
+    graph = ir.Graph(inputs, outputs, nodes=nodes, opset_imports={"": 21}, name="g")
+    return ir.Model(graph, ir_version=10)

@@ -1,0 +1,170 @@
+"""What holds for the project of every platform."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from embed_models import HOSTILE, MakeBundle
+
+import edgeq
+from edgeq.bundle import Bundle
+from edgeq.cli.main import cli
+from edgeq.errors import ConfigError, EdgeqError, OutputError, ValidationError
+from edgeq.escape import Foreign
+from edgeq.stages.embed import PLATFORMS
+from edgeq.stages.embed.render import _environment
+from edgeq.target import Provider
+
+BINARY = {".onnx", ".ort", ".npy", ".data", ".png", ".jpg"}
+COPIED = {"labels.txt", "LICENSES.md", "tokenizer.json"}
+"""Files of the bundle that are passed on as they are."""
+
+_STRINGS = r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\''
+_BRACES = re.compile(rf"//[^\n]*|/\*.*?\*/|{_STRINGS}", re.DOTALL)
+_PYTHON = re.compile(rf'#[^\n]*|""".*?"""|{_STRINGS}', re.DOTALL)
+CODE = {**dict.fromkeys((".kt", ".kts", ".swift", ".ts", ".js", ".mjs", ".c", ".h"), _BRACES), ".py": _PYTHON}
+"""Comments and strings of each language: what is left of a file without them is code."""
+
+every_platform = pytest.mark.parametrize("platform", PLATFORMS)
+
+
+def generated(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    kept = (path for path in files if path.suffix not in BINARY and path.name not in COPIED)
+    return {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in kept}
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@every_platform
+def test_the_same_bundle_gives_the_same_bytes(platform: str, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle()
+    for folder in ("one", "two"):
+        edgeq.embed(bundle.path, platform=platform, output=tmp_path / folder)
+    assert everything(tmp_path / "one") == everything(tmp_path / "two")
+
+
+@every_platform
+def test_hostile_names_stay_inside_their_quotes(platform: str, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(names=HOSTILE, name=HOSTILE[0], labels=["a*/b", "${x}", '"'])
+    folder = edgeq.embed(bundle.path, platform=platform, output=tmp_path / "out").path
+    for path, text in generated(folder).items():
+        assert "\u202e" not in text, path
+        assert "49" not in re.findall(r"\D(49)\D", text), path  # a template in a template
+        if Path(path).suffix in CODE:
+            outside = CODE[Path(path).suffix].sub("", text)
+            assert not re.search(r"\.exec\(|pwn\(\)|System\.exit|exit\(1\)|script>", outside), path
+
+
+@every_platform
+def test_generated_text_is_tidy(platform: str, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    folder = edgeq.embed(make_bundle().path, platform=platform, output=tmp_path / "out").path
+    for path, text in generated(folder).items():
+        assert text.endswith("\n"), path
+        assert not text.endswith("\n\n"), path
+        assert not text.startswith("\n"), path
+        assert "\n\n\n" not in text, path
+        assert "\t" not in text, path
+        assert "{{" not in text, path
+        assert "{%" not in text, path
+        assert all(line == line.rstrip() for line in text.splitlines()), path
+
+
+@every_platform
+def test_the_model_is_the_bundles(platform: str, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle()
+    folder = edgeq.embed(bundle.path, platform=platform, output=tmp_path / "out").path
+    (model,) = folder.rglob("model.onnx")
+    assert model.read_bytes() == bundle.model.read_bytes()
+
+
+@every_platform
+def test_an_edited_file_survives_a_new_model(platform: str, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    first, second = make_bundle("first"), make_bundle("second", labels=["a", "b", "c"], shape=("n", 3))
+    folder = tmp_path / "out"
+    edgeq.embed(first.path, platform=platform, output=folder)
+    (folder / "README.md").write_text("mine")
+    found = edgeq.embed(second.path, platform=platform, output=folder)
+    assert found.kept == ("README.md",)
+    assert (folder / "README.md").read_text() == "mine"
+    (model,) = folder.rglob("model.onnx")
+    assert model.read_bytes() == second.model.read_bytes()
+
+
+@every_platform
+def test_options_are_remembered(platform: str, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle()
+    edgeq.embed(bundle.path, platform=platform, output=tmp_path / "out", name="Detector")
+    before = everything(tmp_path / "out")
+    again = edgeq.embed(bundle.path, platform=platform, output=tmp_path / "out")
+    assert not again.written
+    assert everything(tmp_path / "out") == before
+    assert any("etector" in path or "etector" in text for path, text in generated(tmp_path / "out").items())
+
+
+@every_platform
+def test_an_option_of_another_platform_is_an_error(platform: str, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    values = {"abis": ["arm64-v8a"], "bench": True, "model_format": "ort", "package": "a.b"}
+    known = {"model_format" if name == "format" else name for name in PLATFORMS[platform].options}
+    for name in values.keys() - known:
+        with pytest.raises(ConfigError, match="has no option"):
+            edgeq.embed(make_bundle(name).path, platform=platform, output=tmp_path / "out", **{name: values[name]})  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_provider_that_the_platform_lacks_is_an_error(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    provider = Provider(name="TensorrtExecutionProvider", package="onnxruntime-gpu", version=">=1.24")
+    with pytest.raises(ConfigError, match="does not exist on Android"):
+        edgeq.embed(make_bundle(provider=provider).path, platform="android", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_platform_is_an_error(make_bundle: MakeBundle) -> None:
+    with pytest.raises(ConfigError, match="unknown platform 'symbian'") as caught:
+        edgeq.embed(make_bundle().path, platform="symbian")
+    assert all(name in str(caught.value) for name in PLATFORMS)
+
+
+def test_the_help_lists_the_platforms() -> None:
+    (option,) = [p for p in cli.commands["embed"].params if p.name == "platform"]
+    assert all(name in str(getattr(option, "help", "")) for name in PLATFORMS)
+
+
+def test_a_changed_bundle_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle: Bundle = make_bundle()
+    (bundle.path / "labels.txt").write_text("other\n")
+    with pytest.raises(ValidationError):
+        edgeq.embed(bundle.path, platform="android", output=tmp_path / "out")
+
+
+def test_the_bundle_itself_is_not_written_to(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    with pytest.raises(OutputError):
+        edgeq.embed(bundle.path, platform="android", output=bundle.path)
+
+
+def test_the_default_place_is_beside_the_bundle(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    found = edgeq.embed(bundle.path, platform="android")
+    assert found.path == bundle.path.parent / "bundle-embed" / "android"
+    assert json.loads((found.path / ".edgeq.json").read_text())["platform"] == "android"
+
+
+def test_a_template_cannot_print_a_strangers_text_by_mistake() -> None:
+    environment = _environment()
+    assert environment.from_string("{{ x|kotlin }}").render(x=Foreign("a")) == '"a"'
+    with pytest.raises(TypeError, match="without escaping"):
+        environment.from_string("{{ x }}").render(x=Foreign("a"))
+
+
+def test_errors_are_edgeqs_own(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    import onnx_ir as ir
+
+    bundle = make_bundle(dtype=ir.DataType.UINT16, labels=())
+    with pytest.raises(EdgeqError, match="cannot pass uint16"):
+        edgeq.embed(bundle.path, platform="android", output=tmp_path / "out")
