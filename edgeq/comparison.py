@@ -87,20 +87,15 @@ def compare_sessions(
         np.array([log for log, session in zip(logs, sessions, strict=True) if session.a_first is first])
         for first in {session.a_first for session in sessions}
     ]
-    center = float(np.mean([order.mean() for order in orders]))
-    freedom = len(logs) - len(orders)
-    spread = _pooled(orders, freedom)
-    scale = math.sqrt(sum(1 / len(order) for order in orders)) / len(orders)
-    return _difference(
-        center,
-        spread * scale,
-        freedom,
-        measure=measure,
-        level=level,
-        min_difference=min_difference,
-        sessions=len(logs),
-        runs=sum(len(session.a) for session in sessions),
-        needed=None if freedom < 1 else _needed(spread, level, min_difference, parts=len(orders), per_session=1.0),
+    estimate = _Estimate(
+        center=float(np.mean([order.mean() for order in orders])),
+        spread=_pooled(orders),
+        weight=math.sqrt(sum(1 / len(order) for order in orders)) / len(orders),
+        freedom=len(logs) - len(orders),
+        variances=1.0,
+    )
+    return _judge(
+        estimate, measure, level, min_difference, sessions=len(logs), runs=sum(len(session.a) for session in sessions)
     )
 
 
@@ -121,19 +116,14 @@ def compare_with_stored(
     samples = [np.log(np.maximum(np.asarray(sample, np.float64), 1e-9)) for sample in (before, now)]
     if not all(len(sample) for sample in samples):
         raise ValueError("there is no session to compare")
-    freedom = sum(map(len, samples)) - 2
-    spread = _pooled(samples, freedom)
-    return _difference(
-        float(samples[1].mean() - samples[0].mean()),
-        spread * math.sqrt(sum(1 / len(sample) for sample in samples)),
-        freedom,
-        measure=measure,
-        level=level,
-        min_difference=min_difference,
-        sessions=len(samples[1]),
-        runs=runs,
-        needed=None if freedom < 1 else _needed(spread, level, min_difference, parts=2, per_session=2.0),
+    estimate = _Estimate(
+        center=float(samples[1].mean() - samples[0].mean()),
+        spread=_pooled(samples),
+        weight=math.sqrt(sum(1 / len(sample) for sample in samples)),
+        freedom=sum(map(len, samples)) - 2,
+        variances=2.0,
     )
+    return _judge(estimate, measure, level, min_difference, sessions=len(now), runs=runs)
 
 
 def _log_ratio(session: Session) -> float:
@@ -143,30 +133,53 @@ def _log_ratio(session: Session) -> float:
     return float(np.median(np.log(b) - np.log(a)))
 
 
-def _pooled(samples: Sequence[np.ndarray], freedom: int) -> float:
-    """The standard deviation within samples."""
+@dataclass(frozen=True)
+class _Estimate:
+    """The logarithm of a ratio: its standard error is ``spread``, that of one session, times ``weight``.
+
+    ``freedom`` is the degrees of freedom of ``spread``. With n sessions, n of each kind, the variance of the
+    estimate would be ``variances / n`` times that of one session.
+    """
+
+    center: float
+    spread: float
+    weight: float
+    freedom: int
+    variances: float
+
+    def needed(self, level: float, least: float) -> int | None:
+        """The fewest sessions that find ``least`` with a probability of 80 %; None if there is no end to it."""
+        for count in range(4, _MOST_SESSIONS + 1, 2):
+            reach = float(stdtrit(count - 2, (1 + level) / 2) + stdtrit(count - 2, _POWER))
+            if reach * self.spread * math.sqrt(self.variances / count) <= least:
+                return count
+        return None
+
+
+def _pooled(samples: Sequence[np.ndarray]) -> float:
+    """The standard deviation within samples; infinite where none holds two values."""
+    freedom = sum(len(sample) - 1 for sample in samples)
     squares = sum(float(np.square(sample - sample.mean()).sum()) for sample in samples)
     return math.sqrt(squares / freedom) if freedom > 0 else math.inf
 
 
-def _difference(center: float, error: float, freedom: int, *, needed: int | None, **told: object) -> Difference:
-    level, least = float(told["level"]), math.log1p(float(told["min_difference"]))  # type: ignore[arg-type]
-    low = high = None
-    verdict: Verdict = "cannot tell"
-    if freedom > 0:
-        half = float(stdtrit(freedom, (1 + level) / 2)) * error
-        verdict = _verdict(center, half, least)
-        low, high = round(math.exp(center - half), 5), round(math.exp(center + half), 5)
-    return msgspec.convert(
-        {
-            **told,
-            "ratio": round(math.exp(center), 5),
-            "low": low,
-            "high": high,
-            "verdict": verdict,
-            "sessions_needed": needed,
-        },
-        Difference,
+def _judge(
+    found: _Estimate, measure: Measure, level: float, min_difference: float, *, sessions: int, runs: int
+) -> Difference:
+    least = math.log1p(min_difference)
+    known = found.freedom > 0
+    half = float(stdtrit(found.freedom, (1 + level) / 2)) * found.spread * found.weight if known else math.inf
+    return Difference(
+        measure=measure,
+        ratio=round(math.exp(found.center), 5),
+        low=round(math.exp(found.center - half), 5) if known else None,
+        high=round(math.exp(found.center + half), 5) if known else None,
+        level=level,
+        min_difference=min_difference,
+        verdict=_verdict(found.center, half, least),
+        sessions=sessions,
+        runs=runs,
+        sessions_needed=found.needed(level, least) if known else None,
     )
 
 
@@ -174,16 +187,3 @@ def _verdict(center: float, half: float, least: float) -> Verdict:
     if abs(center) > half and abs(center) >= least:
         return "slower" if center > 0 else "faster"
     return "same" if abs(center) + half <= least else "cannot tell"
-
-
-def _needed(spread: float, level: float, min_difference: float, *, parts: int, per_session: float) -> int | None:
-    """The fewest sessions that find ``min_difference`` with a probability of 80 %; None if there is no end to it.
-
-    ``per_session`` is the variance of the estimate times the number of sessions, in units of ``spread`` squared.
-    """
-    for count in range(4, _MOST_SESSIONS + 1, 2):
-        freedom = count - 2 if parts > 1 else count - 1
-        reach = float(stdtrit(freedom, (1 + level) / 2) + stdtrit(freedom, _POWER))
-        if reach * spread * math.sqrt(per_session / count) <= math.log1p(min_difference):
-            return count
-    return None

@@ -21,6 +21,7 @@ __all__ = [
     "DeviceResult",
     "DeviceState",
     "NodeTime",
+    "SessionTimes",
 ]
 
 DEVICE_REPORT_SCHEMA = 1
@@ -68,10 +69,27 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     battery_percent: int | None = None
 
 
+class SessionTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The runs of one process: what a later run is compared with.
+
+    ``wall_ms`` holds 21 quantiles of the wall time, from the fastest run to the slowest in steps of 5 %;
+    ``cpu_p50_ms`` is the median of CPU time over all threads.
+    """
+
+    runs: int
+    wall_ms: tuple[float, ...]
+    cpu_p50_ms: float | None = None
+
+    @property
+    def p50_ms(self) -> float:
+        return self.wall_ms[len(self.wall_ms) // 2]
+
+
 class DeviceLatency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Wall time of one inference after warm-up; ``per_second`` is the throughput of one such stream.
 
     ``cpu_p50_ms`` is CPU time over all threads. ``emulated`` times say nothing of the real device.
+    ``sessions`` tells the processes apart in which it was run.
     """
 
     runs: int
@@ -87,6 +105,7 @@ class DeviceLatency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     load_ms: float | None = None
     first_ms: float | None = None
     emulated: bool = False
+    sessions: tuple[SessionTimes, ...] = ()
 
 
 class DeviceResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

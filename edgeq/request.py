@@ -29,6 +29,7 @@ __all__ = [
     "library_versions",
     "output_sqnr_db",
     "parse_bytes",
+    "parse_percent",
     "parse_scheme",
     "parse_shapes",
     "planned_placement",
@@ -283,6 +284,18 @@ def parse_bytes(text: str) -> int:
         raise ConfigError(f"{text!r} is not a size", remedy="write bytes, or a number with kB, MB, GB or MiB")
     number, prefix, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** " kMG".index(prefix.replace("K", "k") or " "))
+
+
+def parse_percent(text: str) -> float:
+    """``"5%"`` -> 0.05.
+
+    Raises:
+        ConfigError: not a percentage, or a negative one.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    if not match:
+        raise ConfigError(f"{text!r} is not a percentage", remedy="write it with its sign, such as 5%")
+    return float(match.group(1)) / 100
 
 
 def parse_shapes(items: tuple[str, ...]) -> dict[str, int]:

@@ -74,6 +74,7 @@ def test_the_commands() -> None:
         "edgeq targets",
         "edgeq targets show",
         "edgeq targets check",
+        "edgeq compare",
         "edgeq devices",
         "edgeq doctor",
     ]

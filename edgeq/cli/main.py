@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeq import __version__
+from edgeq.cli.compare import compare_command
 from edgeq.cli.devices import devices_command
 from edgeq.cli.options import (
     command,
@@ -398,6 +399,7 @@ def _project(embedded: Embedded) -> dict[str, Any]:
 
 
 cli.add_command(targets_group)
+cli.add_command(compare_command)
 cli.add_command(devices_command)
 
 
