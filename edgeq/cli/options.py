@@ -26,6 +26,7 @@ __all__ = [
     "places_option",
     "print_json",
     "source_options",
+    "wrap_options",
 ]
 
 Command = Callable[..., None]
@@ -149,6 +150,25 @@ def effort_option(function: Command) -> Command:
     """``--effort``."""
     text = "0: from statistics, in seconds; 1: also measured block after block, minutes; 2: also learned (torch)."
     return click.option("--effort", type=click.IntRange(0, 2), default=1, show_default=True, help=text)(function)
+
+
+def wrap_options(function: Command) -> Command:
+    """``--embed-preprocessing [SIZE]`` and ``--embed-postprocessing``."""
+    decorators = (
+        click.option(
+            "--embed-preprocessing",
+            is_flag=False,
+            flag_value="any",
+            metavar="[HxW]",
+            help="Take raw uint8 pixels and prepare them in the graph: of any size, or of one, such as 480x640.",
+        ),
+        click.option(
+            "--embed-postprocessing",
+            is_flag=True,
+            help="Give probabilities and the best classes, or pooled, normalized embeddings.",
+        ),
+    )
+    return _apply(decorators, function)
 
 
 def gate_option(function: Command) -> Command:

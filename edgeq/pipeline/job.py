@@ -16,10 +16,11 @@ import onnx_ir as ir
 from edgeq.errors import CalibrationError, ConfigError, NothingToQuantizeError
 from edgeq.graph import TensorInfo, input_infos, saved_bytes
 from edgeq.pipeline.planning import plan_model
+from edgeq.pipeline.wrapping import Wrapping, check_wrap
 from edgeq.progress import Progress, Silent
 from edgeq.qtypes import NodeForecast, NodeFormat, QuantPlan, Scheme, TensorStats
-from edgeq.recipe import Preprocess
-from edgeq.request import Data, parse_scheme
+from edgeq.recipe import ImagePreprocess, Preprocess, TextPreprocess
+from edgeq.request import Data, Wrap, parse_scheme
 from edgeq.runtime import check_available
 from edgeq.sandbox.place import Place
 from edgeq.source import Source
@@ -35,7 +36,7 @@ from edgeq.stages.choose import (
 from edgeq.stages.export import load_source
 from edgeq.stages.insert import insert_qdq, verify_qdq
 from edgeq.stages.prep import Prepared, prepare
-from edgeq.stages.tune import finish, shape_float
+from edgeq.stages.tune import finish, shape_float, stamp
 from edgeq.stages.tune.context import find_chips
 from edgeq.target import Gate, TargetProfile, load_target
 
@@ -56,7 +57,7 @@ class Job:
     are where the package is run besides this process. ``contexts`` names chips to compile for, besides
     those of the target's profile. ``gates`` are those that the package must pass. ``effort`` says how much
     is tried for accuracy: 0 what follows from statistics, 1 what is found by measuring block after block, 2
-    also what is learned (see ``docs/effort.md``).
+    also what is learned (see ``docs/effort.md``). ``wrap`` says what the package does around the model.
     """
 
     origin: Any
@@ -75,6 +76,7 @@ class Job:
     with_fallback: bool = True
     places: tuple[Place, ...] = ()
     contexts: tuple[str, ...] = ()
+    wrap: Wrap = field(default_factory=Wrap)
     gates: frozenset[Gate] = frozenset()
     seconds: float = 3.0
     trust_remote_code: bool = False
@@ -91,7 +93,8 @@ class Job:
         """
         if self.effort not in EFFORTS:
             raise ConfigError(f"there is no effort {self.effort!r}", remedy="choose 0, 1 or 2")
-        _ = self.schemes, self._static  # the fallback's profile, too
+        _ = self.schemes  # the fallback's profile, too
+        check_wrap(self.wrap, static=self._static, target=self.target.name)
         for place in self.places:
             place.require()
         for chip in self.chips:
@@ -130,7 +133,7 @@ class Job:
         return self if effort == self.effort else self._sharing(replace(self, effort=effort))
 
     def _sharing(self, other: Job) -> Job:
-        for done in ("source", "prepared", "float_bytes", "feeds"):
+        for done in ("source", "prepared", "wrapping", "reference", "float_bytes", "feeds"):
             setattr(other, done, getattr(self, done))
         return other
 
@@ -171,9 +174,43 @@ class Job:
         return any(target.graph.shapes == "static" for target in targets)
 
     @cached_property
+    def wrapping(self) -> Wrapping | None:
+        """The steps that the package does around the model; None: none.
+
+        Raises:
+            ConfigError: there are no such steps for this model, or they are not known.
+        """
+        if not self.wrap:
+            return None
+        return Wrapping(self.wrap, self.prepared.model, self._steps() if self.wrap.pixels else None)
+
+    def _steps(self) -> ImagePreprocess:
+        preprocess, inputs = self.preprocess, input_infos(self.prepared.model)
+        if isinstance(preprocess, ImagePreprocess) and len(inputs) == 1:
+            return preprocess
+        if isinstance(preprocess, TextPreprocess):
+            what = "text becomes tokens outside the graph: the package holds the tokenizer, and the manifest names it"
+            remedy = "leave out --embed-preprocessing; --embed-postprocessing gives finished embeddings"
+        else:
+            what = "it is not known how the model wants its pictures prepared"
+            remedy = 'write a recipe with a [preprocess] table of kind = "image" and give it with --calibration'
+        raise ConfigError(f"nothing can be embedded in front of this model: {what}", remedy=remedy)
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """What the data goes through, which a recipe may say better than the source; an app must do it, too."""
+        fed = (feed.preprocess for feed in self.feeds if feed is not None)
+        return next((preprocess for preprocess in fed if preprocess is not None), self.source.preprocess)
+
+    @cached_property
+    def reference(self) -> ir.Model:
+        """The float model that the package is measured against: the prepared one, with the embedded steps."""
+        return self.prepared.model if self.wrapping is None else self.wrapping.around(self.prepared.model)[0]
+
+    @cached_property
     def float_bytes(self) -> int:
-        """The size of the prepared model as a file."""
-        return saved_bytes(self.prepared.model)
+        """The size of the float model as a file."""
+        return saved_bytes(self.reference)
 
     # -- data
 
@@ -211,6 +248,23 @@ class Job:
         if everything is None or self.data.pairs is not None:
             return everything, None
         return split_feed(everything)
+
+    @property
+    def held_out(self) -> Feed | None:
+        """The evaluation data as the package takes it."""
+        held_out = self.feeds[1]
+        return held_out if held_out is None or self.wrapping is None else self.wrapping.feed(held_out)
+
+    @property
+    def example(self) -> Mapping[str, np.ndarray]:
+        """Inputs of the package where there is no data."""
+        inputs = self.source.example_inputs
+        return inputs if self.wrapping is None else self.wrapping.example(inputs)
+
+    @cached_property
+    def sample(self) -> Mapping[str, np.ndarray]:
+        """One batch of what the model itself reads, whatever is embedded in front of it."""
+        return next((dict(next(iter(feed))) for feed in reversed(self.feeds) if feed), self.source.example_inputs)
 
     # -- calibrate and choose
 
@@ -260,6 +314,13 @@ class Job:
         """
         return plan_model(self, scheme, formats)
 
+    def packaged_plan(self, scheme: Scheme) -> tuple[ir.Model, QuantPlan]:
+        """The same of what the package will hold, with the embedded steps."""
+        shaped, chosen = self.plan(scheme)
+        if self.wrapping is None:
+            return shaped, chosen
+        return self.wrapping.package(shaped, chosen, shaped, self.target)[:2]
+
     # -- insert and tune
 
     def quantize(self, scheme: Scheme, formats: Formats | None = None) -> tuple[ir.Model, QuantPlan, ir.Model]:
@@ -269,6 +330,14 @@ class Job:
         model = finish(insert_qdq(shaped, chosen), self.target, scheme, chosen.islands)
         verify_qdq(model)
         return shaped, chosen, model
+
+    def package(self, shaped: ir.Model, plan: QuantPlan, model: ir.Model) -> tuple[ir.Model, QuantPlan, ir.Model]:
+        """What ``quantize`` returned, with the embedded steps around all of it."""
+        if self.wrapping is None:
+            return shaped, plan, model
+        shaped, plan, model = self.wrapping.package(shaped, plan, model, self.target)
+        stamp(model, self.target)
+        return shaped, plan, model
 
 
 def _check_worth(plan: QuantPlan) -> None:

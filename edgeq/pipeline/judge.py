@@ -95,12 +95,16 @@ class Impossible:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One precision carried out: its models, and what they are worth."""
+    """One precision carried out: its models as they are packaged, and what they are worth.
+
+    ``inner`` is what ``Job.quantize`` returned, without what is embedded around it.
+    """
 
     verdict: Verdict
     shaped: ir.Model
     plan: QuantPlan
     model: ir.Model
+    inner: tuple[ir.Model, QuantPlan, ir.Model]
     front: Front | None = None
 
     @property
@@ -200,7 +204,8 @@ def _mixed(job: Job, limits: Limits, best: Attempt, to_mix: Attempt, rejected: l
 
 def attempt(job: Job, scheme: Scheme, limits: Limits, formats: Mapping[str, NodeFormat] | None = None) -> Attempt:
     """Carry out one precision, with other ``formats`` for some nodes, and judge it."""
-    shaped, chosen, model = job.quantize(scheme, formats)
+    inner = job.quantize(scheme, formats)
+    shaped, chosen, model = job.package(*inner)
     with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
         file = Path(folder) / "model.onnx"
         save_model(model, file)
@@ -210,7 +215,7 @@ def attempt(job: Job, scheme: Scheme, limits: Limits, formats: Mapping[str, Node
         latency_ms, speedup = _speed(job, scheme, limits, file, evaluation)
     contract = limits.judge(evaluation, size, latency_ms)
     verdict = Verdict(scheme, evaluation, size, contract, len(formats or {}), latency_ms, speedup)
-    return Attempt(verdict, shaped, chosen, model)
+    return Attempt(verdict, shaped, chosen, model, inner)
 
 
 def _speed(
@@ -222,7 +227,7 @@ def _speed(
         return None, None
     timing = Timing(seconds=job.seconds) if asked else Timing(seconds=min(job.seconds, 0.5), min_runs=5)
     inputs, provider = evaluation.sample_inputs[0], job.target.provider
-    found = compare_latency(file, job.prepared.model, inputs, provider=provider, timing=timing)
+    found = compare_latency(file, job.reference, inputs, provider=provider, timing=timing)
     return found.quantized.p50_ms, found.cpu_speedup
 
 
@@ -242,7 +247,7 @@ def evaluate_model(job: Job, model: Path) -> Evaluation:
     fusion. ONNX Runtime's optimized kernels for the CPU compute 16-bit and blocked forms in ways of their
     own, which say nothing of an NPU.
     """
-    reference, held_out = job.prepared.model, job.feeds[1]
+    reference, held_out = job.reference, job.held_out
     provider, optimization, how = arithmetic(job)
     evaluation = None
     if job.data.pairs is not None:
@@ -263,7 +268,7 @@ def evaluate_model(job: Job, model: Path) -> Evaluation:
         judged = None
         if held_out is not None and job.data.labels is not None:
             judged = load_labels(job.data.labels, held_out.item_names)
-        samples = held_out if held_out is not None else [job.source.example_inputs]
+        samples = held_out if held_out is not None else [job.example]
         text = held_out.description if held_out is not None else "example inputs, which are not real data"
         general = evaluate(
             reference,

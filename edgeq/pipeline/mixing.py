@@ -177,8 +177,7 @@ def _fast_and_small(found: Study) -> tuple[int, ...] | None:
 def _study(job: Job, base: Attempt, limits: Limits, *, effects: bool = True) -> Study:
     size = limits.max_size_bytes
     narrow = size is not None and base.verdict.size.quantized_bytes > size
-    made, inputs = (base.shaped, base.plan, base.model), base.evaluation.sample_inputs[0]
-    return study(job, base.scheme, made, effects=effects, narrow=narrow, inputs=inputs)
+    return study(job, base.scheme, base.inner, effects=effects, narrow=narrow, inputs=job.sample)
 
 
 def _points(found: Study, limits: Limits, reached_db: float | None = None) -> list[tuple[int, ...]]:

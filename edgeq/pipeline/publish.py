@@ -14,12 +14,13 @@ from edgeq.agreement import agreement
 from edgeq.bundle import Calibration, Context, GraphEntry, Manifest
 from edgeq.gates import strict, unchecked
 from edgeq.graph import save_model
+from edgeq.interface import Interface
 from edgeq.machine import describe_machine
 from edgeq.pipeline.findings import choice_findings, data_findings, speed_findings
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.judge import Attempt, Impossible, Verdict
 from edgeq.pipeline.second import FALLBACK, Second, joint_contract
-from edgeq.recipe import Preprocess
+from edgeq.pipeline.wrapping import wrapping_findings
 from edgeq.report import (
     Finding,
     GraphReport,
@@ -107,7 +108,8 @@ def _manifest(job: Job, attempt: Attempt, second: Second | None) -> Manifest:
         verification=job.target.verification,
         fallback=_entry(second.job, second.attempt) if second is not None and second.attempt is not None else None,
         task=job.source.task,
-        preprocess=_preprocess(job),
+        preprocess=job.preprocess,
+        interface=job.wrapping.interface if job.wrapping is not None else Interface(),
         calibration=None
         if used is None
         else Calibration(
@@ -138,12 +140,6 @@ def _entry(job: Job, attempt: Attempt) -> GraphEntry:
         gates=job.target.gates,
         sqnr_db={name: round(value, 3) for name, value in attempt.evaluation.sqnr_db.items()},
     )
-
-
-def _preprocess(job: Job) -> Preprocess | None:
-    """What the data went through, which a recipe may say better than the source; it is what the app must do, too."""
-    fed = (feed.preprocess for feed in job.feeds if feed is not None)
-    return next((preprocess for preprocess in fed if preprocess is not None), job.source.preprocess)
 
 
 def _notes(job: Job, attempt: Attempt) -> tuple[str, ...]:
@@ -199,6 +195,7 @@ def _report(
             *check_findings(checks),
             *placement.findings,
             *findings,
+            *wrapping_findings(job, attempt.plan),
             *speed_findings(latency),
             *choice_findings(attempt, rejected),
             *data_findings(job, attempt),
@@ -251,7 +248,7 @@ def _costs(
     latency = memory = float_memory = None
     with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
         reference = Path(folder) / "float.onnx"
-        save_model(job.prepared.model, reference)
+        save_model(job.reference, reference)
         job.progress.start("measuring latency and memory", None)
         if job.target.verification.latency_here:
             latency = compare_latency(path, reference, inputs, provider=provider, timing=Timing(seconds=job.seconds))

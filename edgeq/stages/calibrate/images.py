@@ -18,7 +18,10 @@ from edgeq.recipe import ImagePreprocess
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["IMAGE_SUFFIXES", "ImageStore", "image_files", "load_image"]
+__all__ = ["IMAGE_SUFFIXES", "ImageStore", "PixelStore", "image_files", "load_image", "load_pixels"]
+
+Frame = tuple[int, int]
+"""``(height, width)`` of what a camera gives."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -55,16 +58,26 @@ def image_files(path: Path) -> tuple[Path, ...]:
 class ImageStore:
     """Pictures for the one image input of a model (see `edgeq.stages.calibrate.feeds.Store`).
 
+    With ``frame`` each picture is first made one of that size, as `PixelStore` does.
+
     Raises:
         CalibrationError: the model has other inputs than one picture, or the preprocessing
             contradicts its shape or type.
     """
 
-    def __init__(self, files: Sequence[Path], preprocess: ImagePreprocess, inputs: Sequence[TensorInfo]) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        preprocess: ImagePreprocess,
+        inputs: Sequence[TensorInfo],
+        frame: Frame | None = None,
+    ) -> None:
         self._files = tuple(files)
         self.names = tuple(str(file) for file in files)
         self._preprocess = preprocess
-        self.settings = msgspec.json.encode(preprocess).decode()
+        self._frame = frame
+        self._inputs = tuple(inputs)
+        self.settings = msgspec.json.encode(preprocess).decode() + ("" if frame is None else f" of {frame}")
         self._mean, self._std = _channels(preprocess)
         self._input = _image_input(inputs, preprocess)
         self._integers = self._input.dtype.kind in "iu"
@@ -85,7 +98,7 @@ class ImageStore:
         shape = (channels, height, width) if nchw else (height, width, channels)
         batch = np.empty((len(rows), *shape), np.uint8 if self._integers else np.float32)
         for target, row in zip(batch, rows, strict=True):
-            pixels = load_image(self._files[row], self._preprocess)
+            pixels = load_image(self._files[row], self._preprocess, self._frame)
             if nchw:
                 pixels, mean, std = pixels.transpose(2, 0, 1), self._mean[:, None, None], self._std[:, None, None]
             else:
@@ -97,44 +110,60 @@ class ImageStore:
                 np.divide(target, std, out=target)
         return {self._input.name: batch}
 
+    def raw(self, name: str, frame: Frame | None) -> PixelStore:
+        """The same pictures as an app gives them to a model that prepares them itself."""
+        return PixelStore(self._files, self._preprocess, name, frame)
 
-def load_image(path: Path, preprocess: ImagePreprocess) -> np.ndarray:
+    def framed(self, frame: Frame | None) -> ImageStore:
+        """The same pictures, each made one of this size first."""
+        return ImageStore(self._files, self._preprocess, self._inputs, frame)
+
+
+class PixelStore:
+    """The same pictures before any of ``preprocess``: upright RGB pixels, 0 to 255.
+
+    With ``frame`` each is made one of that size as a camera sees it: scaled to cover it, the middle cut out.
+    Without, each keeps its own, so only pictures of one size form a batch.
+    """
+
+    def __init__(self, files: Sequence[Path], preprocess: ImagePreprocess, name: str, frame: Frame | None) -> None:
+        self._files = tuple(files)
+        self.names = tuple(str(file) for file in files)
+        self._preprocess = preprocess
+        self._name = name
+        self._frame = frame
+        self.settings = f"pixels {frame} {msgspec.json.encode(preprocess).decode()}"
+
+    def digest(self, row: int) -> bytes:
+        return hashlib.sha256(_read(self._files[row])).digest()
+
+    def read(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """uint8 ``[len(rows), height, width, 3]``."""
+        return {self._name: np.stack([load_pixels(self._files[row], self._preprocess, self._frame) for row in rows])}
+
+
+def load_pixels(path: Path, preprocess: ImagePreprocess, frame: Frame | None) -> np.ndarray:
+    """What ``load_image`` starts from: uint8 ``[height, width, 3]``, upright, decoded no larger than it needs.
+
+    Raises:
+        CalibrationError: as for ``load_image``.
+    """
+    return np.asarray(_framed(_open(path, preprocess, "RGB", frame), frame))
+
+
+def load_image(path: Path, preprocess: ImagePreprocess, frame: Frame | None = None) -> np.ndarray:
     """Pixels uint8 ``[height, width, channels]`` after EXIF rotation, resize and centre crop.
 
-    Sizes round as in torchvision's ``Resize`` and ``CenterCrop``.
+    Sizes round as in torchvision's ``Resize`` and ``CenterCrop``. With ``frame`` a grey picture is made from RGB.
 
     Raises:
         CalibrationError: the file is missing, truncated, not a picture, too large to unpack
             safely, or smaller than the crop.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
+    grey = "L" if preprocess.color == "L" else "RGB"
+    image = _open(path, preprocess, grey if frame is None else "RGB", frame)
+    image = _resize(_to_mode(_framed(image, frame), grey), preprocess)
     crop_height, crop_width = preprocess.crop
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(path)
-        with image:
-            if image.width * image.height > _MOST_PIXELS:
-                raise Image.DecompressionBombError
-            if preprocess.resize or preprocess.stretch:
-                edge = _DRAFT_GAP * (max(preprocess.crop) if preprocess.stretch else preprocess.resize or 0)
-                image.draft("RGB", (edge, edge))
-            image = ImageOps.exif_transpose(image)
-            image = _to_mode(image, "L" if preprocess.color == "L" else "RGB")
-    except UnidentifiedImageError:
-        raise CalibrationError("the file is not a picture that Pillow can read", where=str(path)) from None
-    except Image.DecompressionBombError:
-        raise CalibrationError(
-            f"the picture unpacks to more than {_MOST_PIXELS // 1_000_000} megapixels",
-            where=str(path),
-            remedy="scale it down, or remove it if it is not yours",
-        ) from None
-    except (OSError, SyntaxError, ValueError) as error:  # PNG chunks raise SyntaxError
-        raise CalibrationError(
-            f"the picture cannot be decoded: {error}", where=str(path), remedy="fetch it again or remove it"
-        ) from None
-    image = _resize(image, preprocess)
     left, top = round((image.width - crop_width) / 2), round((image.height - crop_height) / 2)
     if left < 0 or top < 0:
         raise CalibrationError(
@@ -151,6 +180,43 @@ def load_image(path: Path, preprocess: ImagePreprocess) -> np.ndarray:
     return pixels[:, :, ::-1] if preprocess.color == "BGR" else pixels
 
 
+def _open(path: Path, preprocess: ImagePreprocess, mode: str, frame: Frame | None) -> Image.Image:
+    """Decode, turn upright, convert."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image: Image.Image = Image.open(path)
+        with image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise Image.DecompressionBombError
+            if preprocess.resize or preprocess.stretch:
+                edge = max(preprocess.crop) if preprocess.stretch else preprocess.resize or 0
+                edge = _DRAFT_GAP * max(edge, *(frame or (0,)))
+                image.draft("RGB", (edge, edge))
+            image = ImageOps.exif_transpose(image)
+            return _to_mode(image, mode)
+    except UnidentifiedImageError:
+        raise CalibrationError("the file is not a picture that Pillow can read", where=str(path)) from None
+    except Image.DecompressionBombError:
+        raise CalibrationError(
+            f"the picture unpacks to more than {_MOST_PIXELS // 1_000_000} megapixels",
+            where=str(path),
+            remedy="scale it down, or remove it if it is not yours",
+        ) from None
+    except (OSError, SyntaxError, ValueError) as error:  # PNG chunks raise SyntaxError
+        raise CalibrationError(
+            f"the picture cannot be decoded: {error}", where=str(path), remedy="fetch it again or remove it"
+        ) from None
+
+
+def _framed(image: Image.Image, frame: Frame | None) -> Image.Image:
+    from PIL import Image, ImageOps
+
+    return image if frame is None else ImageOps.fit(image, (frame[1], frame[0]), Image.Resampling.BICUBIC)
+
+
 def _resize(image: Image.Image, preprocess: ImagePreprocess) -> Image.Image:
     from PIL import Image
 
@@ -161,7 +227,14 @@ def _resize(image: Image.Image, preprocess: ImagePreprocess) -> Image.Image:
     else:
         short = min(image.size)
         size = (preprocess.resize * image.width // short, preprocess.resize * image.height // short)
-    return image if size == image.size else image.resize(size, Image.Resampling[preprocess.interpolation.upper()])
+    if size == image.size:
+        return image
+    how = Image.Resampling[preprocess.interpolation.upper()]
+    if how is Image.Resampling.NEAREST:
+        return image.resize(size, how)
+    # First the rows, then the columns, each rounded to whole levels. Pillow 13 alone takes the columns first where
+    # that is less work, and is then up to a few levels off what its other versions and the graph itself give.
+    return image.resize((size[0], image.height), how).resize(size, how)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:

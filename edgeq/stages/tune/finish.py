@@ -15,7 +15,7 @@ from edgeq.stages.tune.opset import ir_version_of, least_opset, opset_of_types
 from edgeq.stages.tune.residuals import part_residuals
 from edgeq.target import TargetProfile
 
-__all__ = ["finish"]
+__all__ = ["finish", "stamp"]
 
 
 def finish(
@@ -48,10 +48,15 @@ def finish(
         part_residuals(model)
     if target.floats.type == "float16":
         to_float16(model, islands or {})
-    if target.graph.cache_key is not None:
-        model.metadata_props[target.graph.cache_key] = fingerprint(model)
+    stamp(model, target)
     model.producer_name, model.producer_version = "edgeq", None
     return model
+
+
+def stamp(model: ir.Model, target: TargetProfile) -> None:
+    """Write the fingerprint of the content where the target's provider looks for it, if it does."""
+    if target.graph.cache_key is not None:
+        model.metadata_props[target.graph.cache_key] = fingerprint(model)
 
 
 def _reads_integers(model: ir.Model) -> bool:

@@ -1,0 +1,207 @@
+"""The steps around a model that its package does itself: what they read and give, and proof that they are right."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+
+from edgeq.errors import CalibrationError, ConfigError, ValidationError
+from edgeq.graph import TensorInfo, input_infos
+from edgeq.interface import Interface, PixelInput
+from edgeq.qtypes import Decision, NodeForecast, QuantPlan
+from edgeq.recipe import ImagePreprocess
+from edgeq.report import Finding
+from edgeq.request import Wrap
+from edgeq.roles import is_float
+from edgeq.runtime import open_session, session_options
+from edgeq.stages.calibrate.feeds import Feed
+from edgeq.stages.calibrate.images import ImageStore
+from edgeq.stages.choose import Layout, forecast_nodes
+from edgeq.stages.run.closeness import Closeness
+from edgeq.stages.wrap import PIXELS, join, pixel_front
+from edgeq.target import CPU_PROVIDER, TargetProfile
+
+if TYPE_CHECKING:
+    from edgeq.pipeline.job import Job
+
+__all__ = ["Wrapping", "check_wrap", "wrapping_findings"]
+
+_WHY = "an embedded step: it stays as it is, so that the package computes what the recipe says"
+
+_PROVED_ON = 8
+"""Pictures to compare the embedded steps with the recipe on."""
+
+_LEAST_DB = 30.0
+"""Less than this between the recipe's tensors and the graph's is no matter of rounding (measured: 60 dB and more)."""
+
+
+@dataclass(frozen=True)
+class Wrapping:
+    """What ``wrap`` means for one prepared model: ``steps`` on pictures in front of it."""
+
+    wrap: Wrap
+    model: ir.Model
+    steps: ImagePreprocess | None
+
+    @property
+    def reads(self) -> TensorInfo:
+        """What the model itself reads."""
+        return input_infos(self.model)[0]
+
+    @property
+    def interface(self) -> Interface:
+        """What is known of the package's inputs and outputs by construction."""
+        if self.steps is None:
+            return Interface()
+        orders: dict[int | None, tuple[Literal["RGB", "RGBA"], ...]] = {3: ("RGB",), 4: ("RGBA",)}
+        channels = orders.get(self.wrap.channels, ("RGB", "RGBA"))
+        height, width = self.wrap.size or (None, None)
+        pixels = PixelInput(name=PIXELS, channels=channels, height=height, width=width, steps=self.steps)
+        return Interface(inputs=(pixels,))
+
+    def around(self, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
+        """``model``, or what it was quantized to, with all steps around it; and the names of the added nodes."""
+        joined = join(model, self.front(model.opset_imports.get("", 0)), None)
+        return joined.model, joined.added
+
+    def front(self, opset: int) -> ir.Model | None:
+        """What stands in front of the model; None for nothing."""
+        if self.steps is None:
+            return None
+        return pixel_front(self.reads, self.steps, self.wrap.size, opset=opset, channels=self.wrap.channels)
+
+    def package(
+        self, shaped: ir.Model, plan: QuantPlan, model: ir.Model, target: TargetProfile
+    ) -> tuple[ir.Model, QuantPlan, ir.Model]:
+        """The float graph in the target's form, the plan and the finished model, all with the steps around them."""
+        whole, added = self.around(shaped)
+        finished, _ = self.around(model)
+        nodes = {str(node.name): node for node in whole.graph}
+        found = _forecasts(whole, added, plan, target)
+        decided = {decision.tensor for decision in plan}
+        skips = tuple(
+            Decision(str(value.name), "activation", (name,), "embedded step", skip_reason=_WHY)
+            for name in added
+            for value in nodes[name].outputs
+            if is_float(value) and str(value.name) not in decided
+        )
+        forecasts = {name: found.get(name) or plan.nodes[name] for name in nodes}
+        return whole, replace(plan, nodes=forecasts, decisions=(*skips, *plan.decisions)), finished
+
+    def feed(self, feed: Feed) -> Feed:
+        """The same samples as the package takes them: raw pictures instead of the recipe's tensors.
+
+        Raises:
+            CalibrationError: the samples are no pictures, or pictures of many sizes would have to form a batch.
+        """
+        if self.steps is None:
+            return feed
+        if not isinstance(feed.store, ImageStore):
+            raise CalibrationError(
+                "what takes raw pixels can be measured on pictures only",
+                where=feed.description,
+                remedy="give a folder of pictures, or leave out --embed-preprocessing",
+            )
+        whole, _ = self.around(self.model)
+        batch = feed.batch if self.wrap.size is not None or feed.is_batch_fixed else 1
+        if batch > 1 and self.wrap.size is None:
+            raise CalibrationError(
+                f"the model takes batches of {batch}, and pictures of any size form none",
+                remedy="give the size of the pictures, such as --embed-preprocessing 480x640, or --fix batch=1",
+            )
+        store = feed.store.raw(PIXELS, self.wrap.size)
+        return replace(feed, store=store, inputs=input_infos(whole), batch=batch)
+
+    def example(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Inputs of the package where there is no data: noise in place of a picture."""
+        if self.steps is None:
+            return dict(inputs)
+        batch = len(inputs[self.reads.name])
+        shape = (batch, *(self.wrap.size or (480, 640)), self.wrap.channels or 3)
+        return {PIXELS: np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)}
+
+
+def check_wrap(wrap: Wrap, *, static: bool, target: str) -> None:
+    """Raise ConfigError for steps that a target cannot have, before the work starts."""
+    if wrap.pixels and wrap.size is None and static:
+        raise ConfigError(
+            f"{target} takes graphs of fixed shapes only, and pictures of any size have none",
+            remedy="give the size that the app will pass, such as --embed-preprocessing 480x640 (height x width)",
+        )
+
+
+def wrapping_findings(job: Job, plan: QuantPlan) -> list[Finding]:
+    """What the embedded steps mean for the package, with the proof that they do what the recipe says.
+
+    Raises:
+        ValidationError: they do not.
+    """
+    wrapping = job.wrapping
+    if wrapping is None or wrapping.steps is None:
+        return []
+    findings = []
+    held_out = job.feeds[1] or job.feeds[0]
+    if held_out is not None:
+        findings.append(_proof(wrapping, held_out))
+    own = job.target.provider.name
+    outside = [node for node in plan.nodes.values() if node.why.startswith(_WHY) and node.provider != own]
+    if outside:
+        kinds = ", ".join(f"{count} {op}" for op, count in Counter(node.op_type for node in outside).most_common())
+        findings.append(
+            Finding(
+                severity="info",
+                text=f"{len(outside)} of the embedded steps are expected on the CPU in front of {own}: {kinds}",
+                nodes=tuple(node.node for node in outside),
+                remedy="leave out --embed-preprocessing where the app prepares pictures faster itself",
+            )
+        )
+    return findings
+
+
+def _proof(wrapping: Wrapping, feed: Feed) -> Finding:
+    """Compare what the model is fed by the recipe with what it is fed by the steps in front of it."""
+    assert wrapping.steps is not None
+    raw = wrapping.feed(feed)
+    assert isinstance(feed.store, ImageStore)
+    inner = replace(feed, store=feed.store.framed(wrapping.wrap.size), batch=raw.batch)
+    name, closeness, most = wrapping.reads.name, Closeness(), 0.0
+    level = min(1 / number for number in wrapping.steps.std)
+    front = wrapping.front(wrapping.model.opset_imports.get("", 0))
+    assert front is not None
+    with open_session(front, session_options()) as session:
+        for pixels, tensors in islice(zip(raw, inner, strict=True), _PROVED_ON):
+            (made,) = session.run([name], dict(pixels))
+            closeness.add(tensors[name], made)
+            most = max(most, float(np.abs(made.astype(np.float64) - tensors[name]).max()) / level)
+    text = f"embedded steps against the recipe: {closeness.sqnr_db:.1f} dB over {closeness.rows} pictures"
+    if closeness.sqnr_db < _LEAST_DB:
+        raise ValidationError(
+            f"{text}: they do something else",
+            where=feed.description,
+            remedy="leave out --embed-preprocessing, and report it: this is a defect of edgeq or of ONNX Runtime",
+        )
+    return Finding(severity="info", text=f"{text}, at most {most:.2g} levels of 255 off")
+
+
+def _forecasts(
+    whole: ir.Model, added: tuple[str, ...], plan: QuantPlan, target: TargetProfile
+) -> dict[str, NodeForecast]:
+    """How the added nodes will run: none is quantized; what computes with integer pixels is the CPU's."""
+    reasons = {str(node.name): _WHY for node in whole.graph}
+    layout = Layout(scheme=plan.scheme, integer={}, reasons=reasons, activations={}, owner={}, absorbed={})
+    found = forecast_nodes(whole, layout, target)
+    made = {}
+    for name in added:
+        node = found[name]
+        if node.kind == "moves data" and target.provider.name != CPU_PROVIDER:
+            why = f"{_WHY}; it works on integer pixels, which are the CPU's"
+            node = msgspec.structs.replace(node, provider=CPU_PROVIDER, why=why)
+        made[name] = node
+    return made

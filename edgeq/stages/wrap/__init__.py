@@ -1,0 +1,8 @@
+"""What an app would do around a model, put into its graph: pixels in, answers out. See ``docs/preprocessing.md``."""
+
+from __future__ import annotations
+
+from edgeq.stages.wrap.join import Joined, join
+from edgeq.stages.wrap.pixels import PIXELS, pixel_front
+
+__all__ = ["PIXELS", "Joined", "join", "pixel_front"]

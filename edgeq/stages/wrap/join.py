@@ -1,0 +1,103 @@
+"""A model with pieces of graph in front of it and behind it."""
+
+from __future__ import annotations
+
+from collections.abc import MutableSequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgeq.errors import ConfigError
+from edgeq.graph import Names
+
+__all__ = ["Joined", "join"]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The whole model, and the names of the nodes that were added, in graph order."""
+
+    model: ir.Model
+    added: tuple[str, ...]
+
+
+def join(model: ir.Model, front: ir.Model | None, back: ir.Model | None) -> Joined:
+    """A copy of ``model`` (sharing its weights) that reads what ``front`` reads and gives what ``back`` gives.
+
+    Outputs of ``front`` replace the inputs of ``model`` of the same name, and inputs of ``back`` its outputs:
+    those of ``back`` stand in their place, the others stay. Nothing else of the model is touched, so what it was
+    quantized to is what it was measured as.
+
+    Raises:
+        ConfigError: a name of theirs is taken in ``model``.
+    """
+    whole = model.clone()
+    taken = {str(node.name) for node in whole.graph}
+    added: list[str] = []
+    if front is not None:
+        added += _prepend(whole, front.clone())
+    if back is not None:
+        added += _append(whole, back.clone())
+    if twice := taken & set(added):
+        raise ConfigError(
+            f"the model has nodes named {', '.join(sorted(twice)[:3])}, as embedded steps are called",
+            remedy="rename them, or leave out --embed-preprocessing and --embed-postprocessing",
+        )
+    return Joined(whole, tuple(added))
+
+
+def _prepend(whole: ir.Model, front: ir.Model) -> list[str]:
+    graph = whole.graph
+    made = {str(value.name): value for value in front.graph.outputs}
+    for value in [value for value in graph.inputs if value.name in made]:
+        source = made[str(value.name)]
+        value.replace_all_uses_with(source)
+        graph.inputs.remove(value)
+    first = next(iter(graph), None)
+    graph.inputs.extend(_taken_out(front.graph.inputs))
+    nodes = _moved(whole, front)
+    if first is None:
+        graph.extend(nodes)
+    else:
+        graph.insert_before(first, nodes)
+    return [str(node.name) for node in nodes]
+
+
+def _append(whole: ir.Model, back: ir.Model) -> list[str]:
+    graph = whole.graph
+    known = {str(value.name): value for value in (*graph.inputs, *graph.outputs)}
+    read = [value for value in back.graph.inputs if value.name in known]
+    for value in read:
+        value.replace_all_uses_with(known[str(value.name)])
+    outputs = list(back.graph.outputs)
+    kept = [value for value in graph.outputs if value.name not in {str(one.name) for one in read}]
+    nodes = _moved(whole, back)
+    graph.extend(nodes)
+    graph.outputs.clear()
+    graph.outputs.extend([*outputs, *kept])
+    return [str(node.name) for node in nodes]
+
+
+def _taken_out(values: MutableSequence[ir.Value]) -> list[ir.Value]:
+    """A value belongs to one graph at a time."""
+    found = list(values)
+    values.clear()
+    return found
+
+
+def _moved(whole: ir.Model, snippet: ir.Model) -> list[ir.Node]:
+    """Take the nodes and constants out of ``snippet``; its constants go into ``whole``."""
+    names = Names(whole)
+    nodes = list(snippet.graph)
+    constants = list(snippet.graph.initializers.values())
+    snippet.graph.inputs.clear()
+    snippet.graph.outputs.clear()
+    snippet.graph.remove(nodes)
+    snippet.graph.initializers.clear()
+    for value in (*constants, *(output for node in nodes for output in node.outputs)):
+        value.name = names.fresh(str(value.name))
+    for value in constants:
+        assert value.const_value is not None
+        value.const_value.name = value.name
+        whole.graph.register_initializer(value)
+    return nodes

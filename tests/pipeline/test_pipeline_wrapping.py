@@ -1,0 +1,176 @@
+"""Packages that take raw pixels: the same model as without, measured from the pictures themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from command_line import edgeq as command
+from PIL import Image
+from small_models import parse, weights
+
+import edgeq
+from edgeq.bundle import Bundle, Manifest
+from edgeq.errors import CalibrationError, ConfigError
+from edgeq.interface import LogitsOutput, PixelInput
+from edgeq.runtime import run_model
+from edgeq.stages.calibrate.images import load_image, load_pixels
+
+SIZES = [(40, 52), (64, 37), (33, 33), (120, 90), (29, 61), (48, 36)]
+RECIPE = """
+summary = "stripes"
+[source]
+kind = "images"
+path = "pictures"
+licence = "CC0-1.0"
+[preprocess]
+kind = "image"
+resize = 20
+crop = [16, 16]
+mean = [127.0, 127.0, 127.0]
+std = [128.0, 128.0, 128.0]
+"""
+
+
+def network() -> ir.Model:
+    return parse(
+        "g (float[N,3,16,16] x) => (float[N,5] logits) {"
+        " c = Conv<pads = [1,1,1,1], strides = [2,2]>(x, w, b) r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p)"
+        " logits = Gemm(f, v) }",
+        w=weights(8, 3, 3, 3, scale=0.5),
+        b=weights(8, seed=1),
+        v=weights(8, 5, seed=2, scale=3.0),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe and pictures of many sizes, one of them a JPEG that a decoder would halve."""
+    folder = tmp_path_factory.mktemp("embedding")
+    (folder / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(18):
+        height, width = SIZES[number % len(SIZES)]
+        y, x = np.mgrid[0:height, 0:width]
+        waves = np.stack([127 + 100 * np.sin((number + 2) * x / 20), 2.0 * y + number, 250 - 2 * x], axis=-1)
+        pixels = np.clip(waves + rng.integers(-20, 21, waves.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "pictures" / f"{number:02}.png")
+    Image.fromarray(pixels).resize((300, 400)).save(folder / "pictures" / "large.jpg")
+    (folder / "stripes.toml").write_text(RECIPE)
+    return folder
+
+
+def export(folder: Path, output: Path, **more: object) -> Bundle:
+    options = {"target": "linux-x64", "precision": "w8a8", "effort": 0, "measure": False} | more
+    recipe = folder / "stripes.toml"
+    return edgeq.export(network(), calibration=recipe, output=output, **options).bundle  # type: ignore[arg-type]
+
+
+def quantized(manifest: Manifest) -> list[object]:
+    return [row for row in manifest.plan if row.skip_reason is None]
+
+
+def test_raw_pictures_of_any_size_give_what_the_recipe_gives(folder: Path, tmp_path: Path) -> None:
+    plain = export(folder, tmp_path / "plain")
+    raw = export(folder, tmp_path / "raw", embed_preprocessing=True)
+    steps = plain.manifest.preprocess
+    assert quantized(raw.manifest) == quantized(plain.manifest)
+    files = sorted((folder / "pictures").iterdir())
+    for file in files:
+        pixels = {"pixels": load_pixels(file, steps, None)[None]}  # type: ignore[arg-type]
+        tensor = (load_image(file, steps).astype(np.float32) - 127) / 128  # type: ignore[arg-type]
+        wanted = run_model(plain.model, {"x": tensor.transpose(2, 0, 1)[None]})["logits"]
+        np.testing.assert_allclose(run_model(raw.model, pixels)["logits"], wanted, atol=0.05 * np.abs(wanted).max())
+
+
+def test_the_manifest_says_what_to_pass(folder: Path, tmp_path: Path) -> None:
+    bundle = export(folder, tmp_path / "raw", embed_preprocessing=True)
+    manifest = bundle.manifest
+    assert manifest.preprocess is not None
+    assert manifest.interface.inputs == (
+        PixelInput(name="pixels", channels=("RGB", "RGBA"), steps=manifest.preprocess),  # type: ignore[arg-type]
+    )
+    assert manifest.interface.outputs == (LogitsOutput(name="logits", classes=5),) or manifest.task is None
+    (entry,) = manifest.inputs
+    assert (entry.dtype, entry.shape) == ("uint8", ("N", "height", "width", "channels"))
+    samples = np.load(bundle.path / "samples" / "input_0.npy")
+    assert samples.dtype == np.uint8
+    assert samples.shape[-1] == 3
+    skipped = {row.tensor: row for row in manifest.plan if row.rule == "embedded step"}
+    assert "pixels/numbers" in skipped
+    assert "computes what the recipe says" in str(skipped["pixels/numbers"].skip_reason)
+    assert {node.node: node.kind for node in manifest.forecast}["pixels/resized"] == "moves data"
+    assert edgeq.run(bundle.path).contract.met  # type: ignore[union-attr]
+
+
+def test_the_report_proves_the_steps_and_measures_from_raw_pictures(folder: Path, tmp_path: Path) -> None:
+    plain = export(folder, tmp_path / "plain")
+    raw = export(folder, tmp_path / "raw", embed_preprocessing=True)
+    reports = [json.loads((one.path / "report.json").read_text()) for one in (plain, raw)]
+    (before, after) = [next(m["value"] for m in r["metrics"] if m["name"] == "SQNR") for r in reports]
+    assert abs(before - after) < 0.5
+    proof = next(f["text"] for f in reports[1]["findings"] if f["text"].startswith("embedded steps against the recipe"))
+    assert "at most" in proof
+    assert reports[1]["agreement"] == 1.0
+    page = (raw.path / "report.html").read_text()
+    assert "embedded steps against the recipe" in page
+
+
+def test_pictures_of_one_size(folder: Path, tmp_path: Path) -> None:
+    bundle = export(folder, tmp_path / "raw", embed_preprocessing=(30, 40))
+    (entry,) = bundle.manifest.inputs
+    assert entry.shape == ("N", 30, 40, 3)
+    (pixels,) = bundle.manifest.interface.inputs
+    assert isinstance(pixels, PixelInput)
+    assert (pixels.height, pixels.width, pixels.channels) == (30, 40, ("RGB",))
+    assert np.load(bundle.path / "samples" / "input_0.npy").shape[1:] == (1, 30, 40, 3)
+
+
+def test_a_target_of_fixed_shapes_wants_a_size(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="android-npu takes graphs of fixed shapes only") as caught:
+        export(folder, tmp_path / "raw", target="android-npu", embed_preprocessing=True)
+    assert "--embed-preprocessing 480x640" in str(caught.value.remedy)
+
+
+def test_where_the_provider_leaves_pixels_to_the_cpu_the_report_says_so(folder: Path, tmp_path: Path) -> None:
+    options = {"target": "ios-npu", "precision": None, "embed_preprocessing": "30x40"}
+    bundle = export(folder, tmp_path / "raw", **options)
+    report = json.loads((bundle.path / "report.json").read_text())
+    text = next(f["text"] for f in report["findings"] if "embedded steps are expected on the CPU" in f["text"])
+    assert "in front of CoreMLExecutionProvider" in text
+    assert "Resize" in text
+    assert [graph.target for graph in bundle.manifest.graphs] == ["ios-npu", "ios"]  # both take the same pixels
+    # Floats are float16 behind the pixels only.
+    model = ir.load(bundle.model)
+    types = {str(v.name): v.dtype for node in model.graph for v in node.outputs}
+    assert types["pixels/centred"] == ir.DataType.FLOAT
+
+
+def test_arrays_are_no_pictures(folder: Path, tmp_path: Path) -> None:
+    rows = [{"x": weights(1, 3, 16, 16, seed=n)} for n in range(12)]
+    with pytest.raises(ConfigError, match="it is not known how the model wants its pictures prepared"):
+        edgeq.export(network(), target="linux-x64", calibration=rows, output=tmp_path / "a", embed_preprocessing=True)
+    with pytest.raises(CalibrationError, match="what takes raw pixels can be measured on pictures only"):
+        export(folder, tmp_path / "b", evaluation=rows, embed_preprocessing=True)
+
+
+@pytest.mark.parametrize("size", ["48", "axb", "0x5", "4x4x2", "model.onnx"])
+def test_what_is_no_size_is_refused(size: str, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no size of pictures") as caught:
+        export(folder, tmp_path / "a", embed_preprocessing=size)
+    assert "HEIGHTxWIDTH" in str(caught.value.remedy)
+
+
+def test_the_command_line(folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    ir.save(network(), model)
+    given = (model, "-t", "linux-x64", "-p", "w8a8", "-c", folder / "stripes.toml", "--effort", "0", "--no-cache")
+    made = command("export", *given, "--no-measure", "-o", tmp_path / "out", "--embed-preprocessing")
+    assert made.code == 0, made.err
+    assert "embedded steps against the recipe" in made.out
+    planned = command("plan", *given, "--embed-preprocessing", "30x40")
+    assert planned.code == 0, planned.err
+    assert "an embedded step" in planned.out
