@@ -26,11 +26,12 @@ _LAZY: dict[str, str] = {
     "load_target": "edgeq.target",
     "read_bundle": "edgeq.bundle",
     "run": "edgeq.api",
+    "run_on_devices": "edgeq.api",
     "target_names": "edgeq.target",
 }
 
 if TYPE_CHECKING:
-    from edgeq.api import embed, export, run
+    from edgeq.api import embed, export, run, run_on_devices
     from edgeq.bundle import read_bundle
     from edgeq.errors import ContractError, EdgeqError, GateError
     from edgeq.recipe import load_recipe
@@ -47,6 +48,7 @@ __all__ = [
     "load_target",
     "read_bundle",
     "run",
+    "run_on_devices",
     "target_names",
 ]
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgeq.request import Data, Exported, Limits, parse_bytes, parse_wrap
 
 if TYPE_CHECKING:
+    from edgeq.device_report import DeviceReport
     from edgeq.embedding import Embedded
     from edgeq.progress import Progress
     from edgeq.report import Report
 
-__all__ = ["embed", "export", "run"]
+__all__ = ["embed", "export", "run", "run_on_devices"]
 
 
 def export(
@@ -239,3 +240,60 @@ def embed(
         name=name, package=package, format=model_format, abis=None if abis is None else tuple(abis), bench=bench
     )
     return carry_out(bundle, platform, output, options, trust_provider=trust_provider)
+
+
+def run_on_devices(
+    bundle: str | os.PathLike[str],
+    devices: Sequence[str],
+    *,
+    threads: int = 1,
+    cores: str = "all",
+    seconds: float | None = None,
+    runs: int | None = None,
+    warmup_runs: int | None = None,
+    latency: bool = True,
+    profile: bool = False,
+    tolerance_db: float = 3.0,
+    timeout_s: float = 600.0,
+    trust_provider: bool = False,
+    report_folder: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> DeviceReport:
+    """Run a bundle on devices and judge there what it gives; what fails on one of them is in its result.
+
+    Args:
+        bundle: The folder that ``export`` wrote.
+        devices: Such as ``"local"``, ``"qemu:cortex-a53"``; see ``docs/devices.md``.
+        threads: Intra-op threads, 0 for all cores that it may use.
+        cores: ``"all"``, ``"big"``, ``"little"``, or numbers such as ``"0,4-7"``, where the device can pin.
+        seconds: How long latency is measured, at least; default: 3, and 0 under emulation.
+        runs: How many runs are measured, at least, and at most if ``seconds`` asks for no more; default: at
+            least 20, and 3 under emulation.
+        warmup_runs: Runs before that, at least; default: 3, and 0.3 s.
+        latency: Measure latency, not outputs alone.
+        profile: Also time each node, in a session of its own.
+        tolerance_db: How far the SQNR of the bundle's samples may stay behind what the manifest says.
+        timeout_s: After how long a device is given up.
+        trust_provider: Load what the manifest names as its provider, though no target of edgeq does.
+        report_folder: Write ``device-report.json`` here.
+        progress: Told of every device.
+
+    Returns:
+        One result per device, in the order of ``devices``; ``error`` and ``exit_code`` say what failed.
+
+    Raises:
+        ConfigError: not a bundle, one without samples, or no such kind of device.
+        ValidationError: a file of the bundle was changed.
+    """
+    from edgeq.pipeline import DeviceOptions
+    from edgeq.pipeline import run_on_devices as carry_out
+
+    options = DeviceOptions(threads, cores, seconds, runs, warmup_runs, latency, profile, tolerance_db, timeout_s)
+    return carry_out(
+        bundle,
+        devices,
+        options,
+        report_folder=report_folder,
+        trust_provider=trust_provider,
+        progress=progress,
+    )

@@ -15,6 +15,7 @@ __all__ = [
     "EdgeqError",
     "ExportError",
     "GateError",
+    "MissingProviderError",
     "ModelError",
     "NothingToQuantizeError",
     "OutputError",
@@ -83,6 +84,10 @@ class ProviderError(EdgeqError):
     """An execution provider is absent or refused the model."""
 
     exit_code = 5
+
+
+class MissingProviderError(ProviderError):
+    """A device was reached and runs models, but not with the execution provider that a graph is made for."""
 
 
 class ValidationError(EdgeqError):

@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from edgeq.report import Machine
 
-__all__ = ["describe_machine", "usable_cores"]
+__all__ = ["describe_machine", "name_instructions", "usable_cores"]
 
 _ISA = {
     "avx2": "AVX2",
@@ -29,17 +29,21 @@ _ISA = {
 def describe_machine() -> Machine:
     """Processor, instruction sets, usable cores and versions; ``isa`` is empty where the system does not tell."""
     facts = _cpuinfo()
-    flags = set((facts.get("flags") or facts.get("Features") or "").split())
     architecture = platform.machine() or "unknown"
     return Machine(
         cpu=facts.get("model name") or facts.get("Model") or platform.processor() or architecture,
         architecture=architecture,
-        isa=tuple(name for flag, name in _ISA.items() if flag in flags),
+        isa=name_instructions(facts.get("flags") or facts.get("Features") or ""),
         cores=usable_cores(),
         os=f"{platform.system()} {platform.release().split('-')[0]}",
         python=platform.python_version(),
         onnxruntime=ort.__version__,
     )
+
+
+def name_instructions(flags: str) -> tuple[str, ...]:
+    """What people call those of Linux's ``flags`` (separated by blanks) that decide how fast integer kernels are."""
+    return tuple(name for flag, name in _ISA.items() if flag in flags.split())
 
 
 def usable_cores() -> int:

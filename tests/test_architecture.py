@@ -18,7 +18,7 @@ LAZY = {"torch", "torchvision", "transformers", "optimum", "tokenizers", "PIL", 
 TORCH_ONLY = ("torch_graph", "stages/refine/learn")
 """Folders that are torch through and through; nobody else imports them at module level."""
 
-COMMANDS = ("__init__", "main", "options", "targets", "devices", "compare")
+COMMANDS = ("__init__", "main", "options", "run", "targets", "devices", "compare")
 LIGHT = ("__init__", "__main__", "api", "errors", "resources", *(f"cli/{name}" for name in COMMANDS))
 """Imported by ``edgeq --help``: nothing but the standard library, click and each other at module level."""
 

@@ -30,6 +30,7 @@ def test_the_public_names() -> None:
         "load_target",
         "read_bundle",
         "run",
+        "run_on_devices",
         "target_names",
     ]
     assert dir(edgeq) == edgeq.__all__
@@ -51,7 +52,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["embed", "export", "run", "load_target", "load_recipe", "read_bundle", "target_names"]
+    "name", ["embed", "export", "run", "run_on_devices", "load_target", "load_recipe", "read_bundle", "target_names"]
 )
 def test_every_function_is_documented_and_typed(name: str) -> None:
     function = getattr(edgeq, name)

@@ -21,6 +21,7 @@ from edgeq.cli.options import (
     source_options,
     wrap_options,
 )
+from edgeq.cli.run import run_command
 from edgeq.cli.targets import targets_group
 
 if TYPE_CHECKING:
@@ -310,55 +311,7 @@ def _stats_row(stats: Any) -> dict[str, Any]:
     }
 
 
-@command(cli, name="run")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--reference", type=click.Path(path_type=Path), help="The float model, to compare speed and memory with.")
-@click.option("--threads", type=click.IntRange(min=0), default=1, show_default=True, help="0: all cores.")
-@click.option("--tolerance", type=float, default=3.0, show_default=True, metavar="DB", help="Loss of SQNR allowed.")
-@click.option("--report", "folder", type=click.Path(path_type=Path), help="Write report.json and report.html here.")
-@click.option("--trust-provider", is_flag=True, help="Load the manifest's provider though edgeq does not know it.")
-@places_option
-@gate_option
-def run_command(
-    json_output: bool,
-    bundle: Path,
-    reference: Path | None,
-    threads: int,
-    tolerance: float,
-    folder: Path | None,
-    trust_provider: bool,
-    on: tuple[str, ...],
-    gates: tuple[str, ...],
-) -> None:
-    """Validate BUNDLE on this machine: files, outputs, placement, latency and memory.
-
-    Each graph of it also runs on its own provider, where that is installed and quick, and where --on says.
-    Exit code 6 says that a file was changed or that the outputs are not what they were, 9 that --gate is not passed.
-
-    \b
-    Example:
-      edgeq run efficientnet-lite0-android --on arm64:cortex-a53
-    """
-    from edgeq.api import run
-    from edgeq.cli.progress import make_progress
-
-    found = run(
-        bundle,
-        reference=reference,
-        threads=threads,
-        tolerance_db=tolerance,
-        on=on,
-        gates=gates,
-        trust_provider=trust_provider,
-        report_folder=folder,
-        progress=make_progress(quiet=json_output),
-    )
-    if json_output:
-        print_json(found)
-    else:
-        from edgeq.cli.render import show_report
-
-        show_report(found, folder)
+cli.add_command(run_command)
 
 
 @command(cli, name="embed")

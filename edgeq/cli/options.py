@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from edgeq.errors import EdgeqError
+from edgeq.errors import ConfigError, EdgeqError
 from edgeq.resources import cache_folder as default_cache
 
 __all__ = [
@@ -21,10 +21,12 @@ __all__ = [
     "command",
     "data_options",
     "default_cache",
+    "device_options",
     "effort_option",
     "gate_option",
     "places_option",
     "print_json",
+    "refuse_device_options",
     "source_options",
     "wrap_options",
 ]
@@ -181,6 +183,43 @@ def gate_option(function: Command) -> Command:
         help="Fail if nodes run like this; repeatable.",
     )
     return option(function)
+
+
+def device_options(function: Command) -> Command:
+    """``--device`` and what goes with it."""
+    decorators = (
+        click.option(
+            "--device", "-d", "devices", multiple=True, metavar="DEVICE", help="Run it on this device; repeatable."
+        ),
+        click.option("--cores", default="all", show_default=True, metavar="CORES", help="all, big, little, or 0,4-7."),
+        click.option("--seconds", type=click.FloatRange(min=0), help="How long latency is measured [default: 3]."),
+        click.option("--runs", type=click.IntRange(min=1), help="How many runs are measured, instead."),
+        click.option("--warmup", "warmup_runs", type=click.IntRange(min=1), help="Runs before that, at least."),
+        click.option("--no-latency", is_flag=True, help="Outputs only."),
+        click.option("--profile", is_flag=True, help="Also time each node."),
+        click.option(
+            "--timeout",
+            "timeout_s",
+            type=click.FloatRange(min=1),
+            default=600.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="When a device is given up.",
+        ),
+    )
+    return _apply(decorators, function)
+
+
+def refuse_device_options() -> None:
+    """Raise ConfigError if an option that needs ``--device`` was given without it."""
+    context = click.get_current_context()
+    names = ("cores", "seconds", "runs", "warmup_runs", "no_latency", "profile", "timeout_s")
+    given = [name for name in names if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    if given:
+        (option,) = [p.opts[0] for p in context.command.params if p.name == given[0]]
+        raise ConfigError(
+            f"{option} says how a device is used, and none is named", remedy="add --device, such as --device local"
+        )
 
 
 def _apply(decorators: tuple[Callable[[Any], Any], ...], function: Command) -> Command:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from edgeq.bundle import Bundle, GraphEntry
     from edgeq.progress import Progress
 
-__all__ = ["Arrays", "Cores", "Device", "Entry", "Job", "ModelRun", "Outcome"]
+__all__ = ["THIS_MACHINE", "Arrays", "Device", "Entry", "Job", "ModelRun", "Outcome"]
 
 Arrays = Mapping[str, np.ndarray]
 """One batch: arrays by the model's own names."""
 
-Cores = Literal["all", "big", "little"]
+THIS_MACHINE = "this machine"
+"""``Device.machine`` of all that runs on the processor of the host."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ class Job:
     Several ``entries`` take turns in one process, one run each: A B A B, so that all meet the same disturbances.
 
     ``threads``: intra-op threads, 0 for all cores of the mask. ``cores``: the cores it is pinned to, where the
-    device can. Each model runs at least ``warmup_runs`` times and ``warmup_s`` seconds before anything counts,
-    then at least ``min_runs`` times, until it has run for ``seconds`` in all or ``max_runs`` times.
-    ``measure`` false: outputs only. ``profile``: afterwards, time each node in a session of its own (profiling
-    slows the runs it watches).
+    device can: ``"all"``, ``"big"`` (all but the slowest kind), ``"little"``, or numbers such as ``"0,4-7"``.
+    Each model runs at least ``warmup_runs`` times and ``warmup_s`` seconds before anything counts, then at least
+    ``min_runs`` times, until it has run for ``seconds`` in all or ``max_runs`` times. ``measure`` false: outputs
+    only. ``profile``: afterwards, time each node in a session of its own (profiling slows the runs it watches).
     ``feeds`` are the batches whose outputs are wanted; latency is measured with the first.
     ``timeout_s`` is for the whole job; a device that is silent for longer is given up.
     """
@@ -53,7 +54,7 @@ class Job:
     entries: tuple[Entry, ...]
     feeds: tuple[Arrays, ...]
     threads: int = 1
-    cores: Cores = "all"
+    cores: str = "all"
     warmup_runs: int = 3
     warmup_s: float = 0.3
     min_runs: int = 20
@@ -111,6 +112,10 @@ class Device(Protocol):
 
     @property
     def spelling(self) -> str: ...
+
+    @property
+    def machine(self) -> str:
+        """Whose processor it is: two devices of one machine never measure at the same time."""
 
     def missing(self) -> str | None:
         """Why it cannot be used now, in words and with what to do; None if it can. Quick: no model is run."""

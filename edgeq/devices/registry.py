@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from edgeq.devices.here import EmulatedDevice, LocalDevice, find_emulated
 from edgeq.devices.protocol import Device
 from edgeq.errors import ConfigError
 
 __all__ = ["DEVICE_KINDS", "DISCOVERY", "parse_device"]
 
-DEVICE_KINDS: dict[str, Callable[[str], Device]] = {}
+DEVICE_KINDS: dict[str, Callable[[str], Device]] = {
+    "local": LocalDevice.parse,
+    "qemu": EmulatedDevice.parse,
+}
 """Kind -> what makes the device of ``KIND:VALUE`` (the value may be empty)."""
 
-DISCOVERY: dict[str, Callable[[], Sequence[Device]]] = {}
+DISCOVERY: dict[str, Callable[[], Sequence[Device]]] = {
+    "local": lambda: (LocalDevice(),),
+    "qemu": find_emulated,
+}
 """Kind -> what finds its devices without a name, within seconds; a kind that is not here is found by name only.
 
 It raises ProviderError, with what to do, where the kind itself cannot be used: no adb, no browser.

@@ -28,6 +28,9 @@ class Transport(Protocol):
     def folder(self) -> PurePosixPath:
         """A folder of edgeq's own there, made if it is missing, in which programs may be run."""
 
+    def sees(self, local: Path) -> PurePosixPath | None:
+        """Where a file or folder of this machine is found there without being copied; None where it is not."""
+
     def run(
         self,
         command: Sequence[str],
@@ -35,7 +38,11 @@ class Transport(Protocol):
         environment: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
     ) -> Completed:
-        """Run a command to its end; what was started there is ended with it if it takes longer or Ctrl-C comes."""
+        """Run a command to its end. ``environment`` is added to that of the system.
+
+        Raises:
+            ProviderError: it took longer; what was started there was ended, as it is when Ctrl-C comes.
+        """
 
     def push(self, local: Path, remote: PurePosixPath, *, executable: bool = False) -> None:
         """Copy a file there, whole or not at all; its folder is made."""

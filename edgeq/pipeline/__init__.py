@@ -5,9 +5,19 @@ quantized model, ``judge`` says what it is worth, ``publish`` puts it on disk an
 ``embedding`` makes a project for an app build of it.
 """
 
+from edgeq.pipeline.devices import DeviceOptions, run_on_devices
 from edgeq.pipeline.embedding import embed
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.judge import SOUND_SQNR_DB, Attempt
 from edgeq.pipeline.story import export, validate_bundle
 
-__all__ = ["SOUND_SQNR_DB", "Attempt", "Job", "embed", "export", "validate_bundle"]
+__all__ = [
+    "SOUND_SQNR_DB",
+    "Attempt",
+    "DeviceOptions",
+    "Job",
+    "embed",
+    "export",
+    "run_on_devices",
+    "validate_bundle",
+]

@@ -125,12 +125,7 @@ class EmulatedProcessor:
             )
         if cpu == _HOST and self._native:
             return run_tasks(Worker(python_command()), tasks, timeout_s=timeout_s)
-        if why := self.missing():
-            raise ProviderError(
-                f"the sandbox {self.name!r} is not usable: {why}", remedy=f"edgeq doctor --install-provider {self.name}"
-            )
-        qemu = self._qemu()
-        assert qemu is not None
+        qemu = self._require()
         self._check_cpu(qemu, cpu)
         worker = Worker([str(qemu), "-cpu", cpu, *self._interpreter()], start_s=300.0)
         with_cpu = f", QEMU {'.'.join(map(str, _version(qemu)))} as {cpu}"
@@ -138,6 +133,41 @@ class EmulatedProcessor:
             replace(outcome, version=(outcome.version or f"onnxruntime {_here('onnxruntime')}") + with_cpu)
             for outcome in run_tasks(worker, tasks, timeout_s=timeout_s)
         ]
+
+    def knows(self, cpu: str) -> bool:
+        """Whether QEMU emulates a processor of that name; false where the sandbox is not installed, too."""
+        qemu = self._qemu()
+        return qemu is not None and cpu in _processors(qemu)
+
+    def launcher(self, cpu: str) -> tuple[str, ...]:
+        """What stands before the command of a program of this architecture, to run it on ``cpu``.
+
+        Raises:
+            ProviderError: the sandbox is not installed.
+            ConfigError: QEMU does not know the processor.
+        """
+        qemu = self._require()
+        self._check_cpu(qemu, cpu)
+        root = () if self._native else ("-L", str(self._root()))
+        return (str(qemu), "-cpu", cpu, *root)
+
+    def package_folder(self, name: str) -> Path:
+        """Where the files of an installed Python package of this architecture are, such as ``onnxruntime``."""
+        self._require()
+        root = self._root()
+        if self._native or root is None:
+            return Path(str(importlib.metadata.distribution(name).locate_file(name)))
+        return root / _SITE / name
+
+    def _require(self) -> Path:
+        """QEMU's program, if the sandbox can be used."""
+        if why := self.missing():
+            raise ProviderError(
+                f"the sandbox {self.name!r} is not usable: {why}", remedy=f"edgeq doctor --install-provider {self.name}"
+            )
+        qemu = self._qemu()
+        assert qemu is not None
+        return qemu
 
     def _interpreter(self) -> list[str]:
         if self._native:
@@ -147,8 +177,7 @@ class EmulatedProcessor:
         return ["-L", str(root), *python_command(_python_of(root))]
 
     def _check_cpu(self, qemu: Path, cpu: str) -> None:
-        listed = _output([str(qemu), "-cpu", "help"])
-        known = [line.split()[0] for line in listed.splitlines()[1:] if line.strip()]
+        known = _processors(qemu)
         if cpu not in known:
             some = ", ".join(known if len(known) < 40 else [*known[:40], "..."])
             raise ConfigError(f"QEMU knows no processor {cpu!r} of {self.machine}", remedy=f"choose one of: {some}")
@@ -214,6 +243,11 @@ def _python_of(root: Path) -> Path:
     if not found:
         raise ProviderError("Debian's packages hold no Python", where=str(root))
     return found[0]
+
+
+def _processors(qemu: Path) -> list[str]:
+    listed = _output([str(qemu), "-cpu", "help"])
+    return [line.split()[0] for line in listed.splitlines()[1:] if line.strip()]
 
 
 def _version(qemu: Path) -> tuple[int, ...]:

@@ -1,0 +1,123 @@
+"""The command that validates a bundle, on this machine or on devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeq.cli.options import (
+    command,
+    device_options,
+    gate_option,
+    places_option,
+    print_json,
+    refuse_device_options,
+)
+
+if TYPE_CHECKING:
+    from edgeq.progress import Progress
+
+__all__ = ["run_command"]
+
+
+@command(None, name="run")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--reference", type=click.Path(path_type=Path), help="The float model, to compare speed and memory with.")
+@click.option("--threads", type=click.IntRange(min=0), default=1, show_default=True, help="0: all cores.")
+@click.option("--tolerance", type=float, default=3.0, show_default=True, metavar="DB", help="Loss of SQNR allowed.")
+@click.option("--report", "folder", type=click.Path(path_type=Path), help="Write the report's files here.")
+@click.option("--trust-provider", is_flag=True, help="Load the manifest's provider though edgeq does not know it.")
+@places_option
+@gate_option
+@device_options
+def run_command(
+    json_output: bool,
+    bundle: Path,
+    reference: Path | None,
+    threads: int,
+    tolerance: float,
+    folder: Path | None,
+    trust_provider: bool,
+    on: tuple[str, ...],
+    gates: tuple[str, ...],
+    devices: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Validate BUNDLE: files, outputs, placement, latency and memory, on this machine or on devices.
+
+    Without --device it runs in this process, and each graph of it on its own provider, where that is installed
+    and quick, and where --on says. With --device the bundle runs on each device and is judged there; see
+    `edgeq devices`. Exit code 6 says that a file was changed or that the outputs are not what they were, 9 that
+    --gate is not passed.
+
+    \b
+    Example:
+      edgeq run efficientnet-lite0-android --device local --device qemu:cortex-a53
+    """
+    from edgeq.cli.progress import make_progress
+
+    progress = make_progress(quiet=json_output)
+    if devices:
+        shared = {"threads": threads, "tolerance_db": tolerance, **options}
+        refuse = {"--on": on, "--gate": gates, "--reference": reference}
+        _run_on_devices(bundle, devices, shared, refuse, folder, trust_provider, progress, json_output)
+        return
+    refuse_device_options()
+    from edgeq.api import run
+
+    found = run(
+        bundle,
+        reference=reference,
+        threads=threads,
+        tolerance_db=tolerance,
+        on=on,
+        gates=gates,
+        trust_provider=trust_provider,
+        report_folder=folder,
+        progress=progress,
+    )
+    if json_output:
+        print_json(found)
+    else:
+        from edgeq.cli.render import show_report
+
+        show_report(found, folder)
+
+
+def _run_on_devices(
+    bundle: Path,
+    devices: Sequence[str],
+    options: dict[str, Any],
+    refused: Mapping[str, Any],
+    folder: Path | None,
+    trust_provider: bool,
+    progress: Progress,
+    json_output: bool,
+) -> None:
+    """One table or JSON; the exit code is that of the first device that failed.
+
+    ``options`` are those of ``DeviceOptions``; ``refused`` holds options that go with no device, by their names.
+    """
+    from edgeq.errors import ConfigError
+    from edgeq.pipeline import DeviceOptions
+    from edgeq.pipeline import run_on_devices as carry_out
+
+    for option, value in refused.items():
+        if value:
+            raise ConfigError(
+                f"{option} is for a run on this machine without --device", remedy="leave out one of the two"
+            )
+    latency = not options.pop("no_latency")
+    asked = DeviceOptions(latency=latency, **options)
+    report = carry_out(bundle, devices, asked, report_folder=folder, trust_provider=trust_provider, progress=progress)
+    if json_output:
+        print_json(report)
+    else:
+        from edgeq.cli.render_device_report import show_device_report
+
+        show_device_report(report, folder)
+    if code := next((result.exit_code for result in report.results if result.exit_code), 0):
+        raise SystemExit(code)

@@ -1,0 +1,180 @@
+"""A bundle on devices: each runs it, all are judged the same way, and one report holds what they gave."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+import edgeq
+from edgeq.bundle import Bundle, GraphEntry, read_bundle
+from edgeq.device_report import DeviceInfo, DeviceReport, DeviceResult
+from edgeq.devices.protocol import Device, Entry, Job
+from edgeq.devices.registry import parse_device
+from edgeq.errors import ConfigError, EdgeqError, MissingProviderError, OutputError
+from edgeq.output import atomic_file
+from edgeq.progress import Progress, Silent
+from edgeq.report import Finding
+from edgeq.stages.run.on_device import References, judge_device
+from edgeq.stages.run.validate import load_samples
+from edgeq.trust import check_providers
+
+__all__ = ["REPORT_FILE", "DeviceOptions", "run_on_devices"]
+
+REPORT_FILE = "device-report.json"
+
+_EMULATED_RUNS = 3
+"""Runs that are timed under emulation unless more are asked for: their times say nothing."""
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """How a bundle is run; None leaves it to what suits the device. See ``Job``.
+
+    ``tolerance_db``: how far an output's SQNR may stay behind the manifest's.
+    """
+
+    threads: int = 1
+    cores: str = "all"
+    seconds: float | None = None
+    runs: int | None = None
+    warmup_runs: int | None = None
+    latency: bool = True
+    profile: bool = False
+    tolerance_db: float = 3.0
+    timeout_s: float = 600.0
+
+    def job(self, *, emulated: bool) -> Job:
+        """Without entries and feeds."""
+        job = Job(
+            (), (), self.threads, self.cores, measure=self.latency, profile=self.profile, timeout_s=self.timeout_s
+        )
+        if emulated:
+            job = replace(job, min_runs=_EMULATED_RUNS, seconds=0.0, warmup_runs=1, warmup_s=0.0)
+        if self.runs is not None:
+            job = replace(job, min_runs=self.runs, max_runs=self.runs, seconds=0.0)
+        if self.seconds is not None:
+            job = replace(job, seconds=self.seconds)
+        return job if self.warmup_runs is None else replace(job, warmup_runs=self.warmup_runs)
+
+
+def run_on_devices(
+    path: str | os.PathLike[str],
+    devices: Sequence[str],
+    options: DeviceOptions,
+    *,
+    report_folder: str | os.PathLike[str] | None = None,
+    trust_provider: bool = False,
+    progress: Progress | None = None,
+) -> DeviceReport:
+    """Run a bundle's samples on devices and judge what comes back; see ``edgeq.run_on_devices``.
+
+    Devices of different machines work at the same time, those of one machine one after another. One that cannot
+    be used, or fails, has an ``error`` in its result; the others go on.
+    """
+    found = [parse_device(name) for name in dict.fromkeys(devices)]
+    if not found:
+        raise ConfigError("no device is named", remedy="give --device, such as --device local; see `edgeq devices`")
+    bundle = read_bundle(path)
+    if not trust_provider:
+        check_providers(bundle)
+    load_samples(bundle)
+    progress = progress or Silent()
+    progress.start(f"running on {', '.join(device.spelling for device in found)}", len(found))
+
+    def run(device: Device) -> DeviceResult:
+        result = run_on_device(bundle, device, options)
+        progress.advance()
+        return result
+
+    try:
+        results = _by_machine(found, run)
+    finally:
+        progress.finish()
+    manifest = bundle.manifest
+    report = DeviceReport(
+        edgeq=edgeq.__version__,
+        name=manifest.name,
+        target=manifest.target,
+        precision=manifest.precision,
+        results=tuple(results),
+    )
+    if report_folder is not None:
+        _write(Path(report_folder), report)
+    return report
+
+
+def _by_machine(devices: Sequence[Device], run: Callable[[Device], DeviceResult]) -> list[DeviceResult]:
+    """In the order of ``devices``; two of one machine would disturb each other's times."""
+    groups: dict[str, list[Device]] = {}
+    for device in devices:
+        groups.setdefault(device.machine, []).append(device)
+    found: dict[str, DeviceResult] = {}
+
+    def run_group(group: Sequence[Device]) -> None:
+        for device in group:
+            found[device.spelling] = run(device)
+
+    if len(groups) == 1:
+        run_group(devices)
+    else:
+        with ThreadPoolExecutor(len(groups)) as pool:
+            for done in [pool.submit(run_group, group) for group in groups.values()]:
+                done.result()
+    return [found[device.spelling] for device in devices]
+
+
+def run_on_device(bundle: Bundle, device: Device, options: DeviceOptions) -> DeviceResult:
+    """One device's result: of the fallback graph where it lacks the provider of the first, if there is one."""
+    first = bundle.manifest.main
+    try:
+        if why := device.missing():
+            return _failed(device, first, MissingProviderError(f"{device.spelling} cannot be used: {why}"))
+        info = device.describe()
+        try:
+            return _run_graph(bundle, first, device, info, options)
+        except MissingProviderError as error:
+            if bundle.manifest.fallback is None:
+                raise
+            result = _run_graph(bundle, bundle.manifest.fallback, device, info, options)
+            text = f"the fallback for {bundle.manifest.fallback.target} ran, since {error.what}"
+            finding = Finding(severity="warning", text=text, remedy=error.remedy)
+            return msgspec.structs.replace(result, findings=(finding, *result.findings))
+    except EdgeqError as error:
+        return _failed(device, first, error)
+
+
+def _run_graph(
+    bundle: Bundle, graph: GraphEntry, device: Device, info: DeviceInfo, options: DeviceOptions
+) -> DeviceResult:
+    inputs, outputs, samples = load_samples(bundle)
+    entry = Entry(graph.target, bundle, graph)
+    job = replace(options.job(emulated=info.emulated), entries=(entry,), feeds=tuple(inputs))
+    outcome = device.run(job)
+    references = References(outputs, f"the bundle's {samples.count} samples")
+    return judge_device(outcome, outcome.runs[0], graph, references, tolerance_db=options.tolerance_db)
+
+
+def _failed(device: Device, graph: GraphEntry, error: EdgeqError) -> DeviceResult:
+    kind = device.spelling.partition(":")[0]
+    return DeviceResult(
+        device=msgspec.convert({"spelling": device.spelling, "kind": kind}, DeviceInfo),
+        target=graph.target,
+        precision=graph.precision,
+        error=error.what if error.where is None else f"{error.what} ({error.where})",
+        remedy=error.remedy,
+        exit_code=error.exit_code,
+    )
+
+
+def _write(folder: Path, report: DeviceReport) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot create the report's folder: {error.strerror}", where=str(folder)) from None
+    with atomic_file(folder / REPORT_FILE) as work:
+        work.write_bytes(report.to_json())

@@ -1,0 +1,183 @@
+"""The native runner on this machine, and over a transport that copies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from command_line import edgeq, save
+from device_board import Board
+
+from edgeq.bundle import Bundle, read_bundle
+from edgeq.device_report import DeviceInfo, DeviceReport
+from edgeq.devices import Entry, Job
+from edgeq.devices.here import LocalDevice, _library_in
+from edgeq.devices.native import Programs, run_native
+from edgeq.errors import ConfigError, MissingProviderError, ModelError, ProviderError
+from edgeq.runtime import open_session
+
+BOARD = DeviceInfo(spelling="board", kind="ssh", abi="linux")
+
+pytestmark = pytest.mark.usefixtures("runner")
+
+
+def job(bundle: Bundle, feeds: tuple, **settings: object) -> Job:
+    defaults = {"min_runs": 5, "max_runs": 5, "seconds": 0.0, "warmup_runs": 2, "warmup_s": 0.0}
+    return Job((Entry("one", bundle, bundle.manifest.main),), feeds, **{**defaults, **settings})
+
+
+def in_python(bundle: Bundle, feeds: tuple) -> list[np.ndarray]:
+    with open_session(bundle.model, provider=bundle.manifest.provider) as session:
+        return [session.run(None, feed)[0] for feed in feeds]
+
+
+@pytest.fixture
+def programs(runner: Path) -> Programs:
+    import onnxruntime
+
+    return Programs(runner, _library_in(Path(onnxruntime.__file__).parent))
+
+
+def test_outputs_are_those_of_onnx_runtime_in_python(bundle: Bundle, feeds: tuple) -> None:
+    found = LocalDevice().run(job(bundle, feeds)).runs[0]
+    for ours, theirs in zip(found.outputs, in_python(bundle, feeds), strict=True):
+        np.testing.assert_array_equal(ours["logits"], theirs)
+        assert ours["logits"].dtype == theirs.dtype
+
+
+def test_what_is_measured(bundle: Bundle, feeds: tuple) -> None:
+    outcome = LocalDevice().run(job(bundle, feeds, profile=True))
+    (run,) = outcome.runs
+    assert len(run.wall_ms) == len(run.cpu_ms) == 5
+    assert run.warmup_runs == 2
+    assert min(run.wall_ms) > 0
+    assert run.load_ms is not None
+    assert run.first_ms is not None
+    assert run.peak_mb is not None
+    assert run.baseline_mb is not None
+    assert 5 < run.baseline_mb < run.peak_mb < 500
+    assert "QLinearConv" in {node.op_type for node in run.nodes}
+    assert sum(node.share for node in run.nodes) == pytest.approx(1, abs=1e-3)
+    assert outcome.runtime.startswith("onnxruntime 1.")
+    assert "CPUExecutionProvider" in outcome.info.providers
+    assert outcome.threads == 1
+
+
+def test_entries_take_turns_and_keep_their_outputs_apart(bundle: Bundle, feeds: tuple) -> None:
+    """Each of them is measured as often; their memory cannot be told apart, and is not told."""
+    entries = tuple(Entry(name, bundle, bundle.manifest.main) for name in ("a", "../b"))
+    runs = LocalDevice().run(Job(entries, feeds, seconds=0)).runs
+    assert [run.name for run in runs] == ["a", "../b"]
+    assert len(runs[0].wall_ms) == len(runs[1].wall_ms) == 20
+    assert runs[0].peak_mb is None
+    np.testing.assert_array_equal(runs[0].outputs[0]["logits"], runs[1].outputs[0]["logits"])
+
+
+def test_measuring_can_be_left_out(bundle: Bundle, feeds: tuple) -> None:
+    (run,) = LocalDevice().run(job(bundle, feeds, measure=False)).runs
+    assert run.wall_ms == ()
+    assert len(run.outputs) == len(feeds)
+
+
+def test_it_is_pinned_to_the_cores_that_are_named(bundle: Bundle, feeds: tuple) -> None:
+    outcome = LocalDevice().run(job(bundle, feeds, cores="0", threads=0))
+    assert (outcome.core_mask, outcome.threads) == ("1", 1)
+    with pytest.raises(ConfigError, match="'first' names no cores"):
+        LocalDevice().run(job(bundle, feeds, cores="first"))
+
+
+def test_a_board_gets_what_it_lacks_and_nothing_twice(
+    board: Board, programs: Programs, bundle: Bundle, feeds: tuple
+) -> None:
+    found = run_native(board, job(bundle, feeds, profile=True), programs, BOARD)
+    np.testing.assert_array_equal(found.runs[0].outputs[1]["logits"], in_python(bundle, feeds)[1])
+    assert found.runs[0].nodes
+    assert board.pushed() == ["edgeq-runner", programs.runtime.name, "manifest.json", "model.onnx"]
+    run_native(board, job(bundle, feeds), programs, BOARD)
+    assert board.pushed() == []
+
+    (bundle.path / "manifest.json").write_bytes((bundle.path / "manifest.json").read_bytes() + b"\n")
+    run_native(board, job(read_bundle(bundle.path), feeds), programs, BOARD)
+    assert board.pushed() == ["manifest.json"]
+    (model,) = board.root.rglob("model.onnx")
+    model.write_bytes(b"half")
+    run_native(board, job(bundle, feeds), programs, BOARD)
+    assert board.pushed() == ["model.onnx"]
+    assert not list(board.root.rglob("job-*"))
+
+
+def test_a_board_without_room_says_so(board: Board, programs: Programs, bundle: Bundle, feeds: tuple) -> None:
+    board.free = 16 * 2**20
+    with pytest.raises(
+        ProviderError, match=r"no room for edgeq-runner on the device: it takes 0\.0 MB, 16\.8 MB are free"
+    ):
+        run_native(board, job(bundle, feeds), programs, BOARD)
+
+
+def test_a_library_that_is_none(board: Board, programs: Programs, bundle: Bundle, feeds: tuple, tmp_path: Path) -> None:
+    (tmp_path / "libonnxruntime.so").write_bytes(b"\x7fELF no more")
+    broken = Programs(programs.runner, tmp_path / "libonnxruntime.so")
+    with pytest.raises(ProviderError, match="on board: ONNX Runtime cannot be loaded"):
+        run_native(board, job(bundle, feeds), broken, BOARD)
+    assert not list(board.root.rglob("job-*"))
+
+
+def test_a_model_that_does_not_load_is_told_in_the_runtimes_words(bundle: Bundle, feeds: tuple) -> None:
+    save(bundle.model, "g (float[1,3,16,16] image) => (float[1,6] logits) { logits = toy.Nothing(image) }")
+    with pytest.raises(ModelError, match=r"on local: the model does not load: .*Nothing"):
+        LocalDevice().run(job(bundle, feeds))
+
+
+def change_manifest(bundle: Bundle, **changes: object) -> Bundle:
+    manifest = msgspec.structs.replace(bundle.manifest, **changes)
+    (bundle.path / "manifest.json").write_bytes(manifest.to_json())
+    return read_bundle(bundle.path)
+
+
+def test_a_provider_that_is_not_there(bundle: Bundle, feeds: tuple) -> None:
+    provider = msgspec.structs.replace(bundle.manifest.provider, name="QNNExecutionProvider")
+    with pytest.raises(MissingProviderError, match="has no QNNExecutionProvider here"):
+        LocalDevice().run(job(change_manifest(bundle, provider=provider), feeds))
+
+
+def test_the_command_line(bundle: Bundle, tmp_path: Path) -> None:
+    arguments = ("--device", "local", "--runs", "4", "--report", tmp_path / "report", "--profile")
+    found = edgeq("run", bundle.path, *arguments)
+    assert found.code == 0, found.err
+    assert "QLinearConv" in found.out
+    report = DeviceReport.from_json((tmp_path / "report" / "device-report.json").read_bytes())
+    (result,) = report.results
+    assert result.latency is not None
+    assert (result.latency.runs, result.device.kind, result.error) == (4, "local", None)
+    assert result.metrics[-1].value == pytest.approx(bundle.manifest.samples.sqnr_db["logits"], abs=0.01)
+
+
+def test_outputs_that_are_not_what_they_were_fail(bundle: Bundle) -> None:
+    samples = bundle.manifest.samples
+    assert samples is not None
+    changed = msgspec.structs.replace(samples, sqnr_db={"logits": samples.sqnr_db["logits"] + 3.5})
+    change_manifest(bundle, samples=changed)
+    found = edgeq("run", bundle.path, "--device", "local", "--no-latency", "--json")
+    assert found.code == 6
+    (result,) = json.loads(found.out)["results"]
+    assert "SQNR of logits is" in result["error"]
+    assert result["latency"] is None
+    assert edgeq("run", bundle.path, "--device", "local", "--no-latency", "--tolerance", "4").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--device", "fax:1"), "there is no kind of device 'fax'"),
+        (("--device", "local:1"), "'local' takes no value"),
+        (("--device", "local", "--gate", "all"), "--gate is for a run on this machine without --device"),
+        (("--cores", "big"), "--cores says how a device is used, and none is named"),
+    ],
+)
+def test_options_that_do_not_go_together(bundle: Bundle, arguments: tuple[str, ...], words: str) -> None:
+    found = edgeq("run", bundle.path, *arguments)
+    assert found.code == 2
+    assert words in found.err
