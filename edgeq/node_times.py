@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -12,17 +11,38 @@ import msgspec
 
 from edgeq.errors import ModelError
 
-__all__ = ["WORK", "NodeTime", "OperatorTime", "Work", "by_operator", "by_work", "read_profile", "work_of"]
+__all__ = [
+    "INTEGER",
+    "OWN",
+    "WORK",
+    "NodeTime",
+    "OperatorTime",
+    "Work",
+    "by_operator",
+    "by_work",
+    "read_profile",
+    "work_of",
+]
 
-Work = Literal["compute", "quantize", "cast", "reorder", "copy"]
+Work = Literal["integer", "other", "quantize", "cast", "reorder", "copy"]
 WORK: dict[Work, str] = {
-    "compute": "the model's own operators",
+    "integer": "integer kernels",
+    "other": "other operators",
     "quantize": "quantize and dequantize",
     "cast": "casts",
     "reorder": "changes of layout",
     "copy": "copies between memories",
 }
-"""What a kernel is there for; all but the first is overhead of quantization, of other types, layouts or memories."""
+"""What a kernel is there for; all but the first two is overhead: of quantization, of types, of layouts, of memories."""
+
+OWN: frozenset[Work] = frozenset({"integer", "other"})
+"""The model's own work."""
+
+INTEGER = re.compile(
+    r"QLinear\w+|QGemm|QMoE|QAttention|\w*MatMulInteger\w*|DynamicQuantizeMatMul|ConvInteger"
+    r"|\w+NBits|\w+BlockQuantized"
+)
+"""Operators of ONNX Runtime that compute with quantized numbers."""
 
 _OVERHEAD: dict[str, Work] = {
     "QuantizeLinear": "quantize",
@@ -34,7 +54,7 @@ _OVERHEAD: dict[str, Work] = {
     "MemcpyFromHost": "copy",
     "MemcpyToHost": "copy",
 }
-_INSERTED = re.compile(r"Transpose_token_\d+")
+_INSERTED = re.compile(r"Transpose(_token_\d+)?")
 """What ONNX Runtime calls a Transpose of its own, around kernels that want the channels last."""
 
 _SUFFIX = "_kernel_time"
@@ -93,8 +113,9 @@ class _Kernel(NamedTuple):
 def read_profile(text: bytes, *, warmup_runs: int = 2) -> tuple[NodeTime, ...]:
     """The mean time of every kernel, in order of execution, from the JSON that a profiling session wrote.
 
-    The first ``warmup_runs`` runs are left out, and of the others the slower half, in which something else had
-    the processor. What runs inside of another kernel (the body of a Loop) counts for itself only.
+    The first ``warmup_runs`` runs are left out. A kernel's mean is that of the middle half of its times: those in
+    which something else had the processor do not count. What runs inside of another kernel (the body of a Loop)
+    counts for itself only.
 
     Raises:
         ModelError: not such a profile, or no run is left in it.
@@ -115,21 +136,28 @@ def read_profile(text: bytes, *, warmup_runs: int = 2) -> tuple[NodeTime, ...]:
         raise ModelError(
             f"the profile holds {len(runs)} runs, of which {warmup_runs} are warm-up", remedy="let the model run longer"
         )
-    quiet = sorted(spent, key=lambda times: sum(times.values()))[: (len(spent) + 1) // 2]
-    sums = Counter(dict.fromkeys((kernel for times in spent for kernel in times), 0))
-    for times in quiet:
-        sums.update(times)
-    total = max(sum(sums.values()), 1)
+    means = {
+        kernel: _middle_mean([times.get(kernel, 0) for times in spent])
+        for kernel in dict.fromkeys(kernel for times in spent for kernel in times)
+    }
+    total = max(sum(means.values()), 1e-9)
     return tuple(
         NodeTime(
             node=kernel.node,
             op_type=kernel.op_type,
             provider=kernel.provider,
-            mean_us=round(time / len(quiet), 3),
-            share=round(time / total, 6),
+            mean_us=round(mean, 3),
+            share=round(mean / total, 6),
         )
-        for kernel, time in sums.items()
+        for kernel, mean in means.items()
     )
+
+
+def _middle_mean(values: Sequence[int]) -> float:
+    """The interquartile mean: a quarter is left out at either end."""
+    cut = len(values) // 4
+    kept = sorted(values)[cut : len(values) - cut]
+    return sum(kept) / len(kept)
 
 
 def _by_run(kernels: Sequence[_Event], runs: Sequence[_Event]) -> list[dict[_Kernel, int]]:
@@ -157,9 +185,9 @@ def _by_run(kernels: Sequence[_Event], runs: Sequence[_Event]) -> list[dict[_Ker
 
 def work_of(node: NodeTime) -> Work:
     """What a kernel is there for."""
-    if node.op_type == "Transpose" and _INSERTED.match(node.node):
+    if node.op_type == "Transpose" and _INSERTED.fullmatch(node.node):
         return "reorder"
-    return _OVERHEAD.get(node.op_type, "compute")
+    return _OVERHEAD.get(node.op_type, "integer" if INTEGER.fullmatch(node.op_type) else "other")
 
 
 def by_work(nodes: Iterable[NodeTime]) -> dict[Work, float]:

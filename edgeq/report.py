@@ -13,6 +13,7 @@ import msgspec
 
 from edgeq.errors import ConfigError
 from edgeq.front import Front
+from edgeq.node_times import NodeTime
 from edgeq.qtypes import Decision, Kind, PerAxis, PerTensor, Trial
 from edgeq.source import Parity
 from edgeq.target import Gate
@@ -254,7 +255,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ``primary`` names the metric the contract is about and ``drop`` is its loss in percentage
     points (float minus quantized; for agreements 100 minus agreement). ``blame`` is ordered
     worst first, ``placement`` and ``plan`` in graph order. ``agreement`` (0 to 1) is the share of nodes
-    that run as the profile predicted, None where the provider does not tell. ``trials`` are what was tried
+    that run as the profile predicted, None where the provider does not tell. ``node_times`` are the kernels of
+    the package and of the float model, named after the nodes whose work they do. ``trials`` are what was tried
     block by block, on calibration data. ``checks`` say what the real
     provider made of the package, ``fallback`` is about its second graph, ``notes`` say what was not
     verified.
@@ -272,6 +274,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     primary: str | None = None
     drop: float | None = None
     latency: LatencyComparison | None = None
+    node_times: tuple[NodeTime, ...] = ()
+    float_node_times: tuple[NodeTime, ...] = ()
     memory: Memory | None = None
     float_memory: Memory | None = None
     size: Size | None = None

@@ -66,6 +66,10 @@ def show_report(report: Report, folder: Path | None) -> None:
     placed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     agreed = "n/a" if report.agreement is None else f"{100 * report.agreement:.1f} % run as the profile predicts"
     console.print(f"\nnodes: {placed or 'n/a'}; {agreed}" if placed else "\nnodes: n/a")
+    if report.node_times:
+        from edgeq.cli.render_nodes import add_times
+
+        add_times(console, report.node_times, report.float_node_times)
     if report.fallback is not None:
         _show_fallback(console, report.fallback)
     if report.front is not None:

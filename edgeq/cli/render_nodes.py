@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from edgeq.cli.render import result_table
-from edgeq.node_times import WORK, NodeTime, by_operator, by_work
+from edgeq.node_times import OWN, WORK, NodeTime, by_operator, by_work
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,7 +63,7 @@ def _overhead(nodes: Sequence[NodeTime]) -> str:
     """What is not the model's own work, as shares of the time of all kernels."""
     spent = by_work(nodes)
     total = max(sum(spent.values()), 1e-9)
-    parts = [f"{100 * us / total:.1f} % {WORK[work]}" for work, us in spent.items() if work != "compute"]
+    parts = [f"{100 * us / total:.1f} % {WORK[work]}" for work, us in spent.items() if work not in OWN]
     return f"{_ms(total)} ms in {len(nodes)} kernels, of it {', '.join(parts) if parts else 'no overhead'}"
 
 

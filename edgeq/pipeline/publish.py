@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from edgeq.gates import strict, unchecked
 from edgeq.graph import save_model
 from edgeq.interface import Interface
 from edgeq.machine import describe_machine
+from edgeq.node_times import NodeTime
 from edgeq.pipeline.findings import choice_findings, data_findings, speed_findings
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.judge import Attempt, Impossible, Verdict
@@ -38,6 +40,7 @@ from edgeq.stages.run.blame import layer_errors
 from edgeq.stages.run.gates import gate_findings
 from edgeq.stages.run.latency import Timing, compare_latency
 from edgeq.stages.run.memory import measure_memory
+from edgeq.stages.run.node_timing import profile_nodes
 from edgeq.stages.run.on_provider import (
     Ran,
     Samples,
@@ -160,7 +163,7 @@ def _report(
     ran = _run_on_provider(job, path, attempt, places)
     checks = tuple(one.check for one in ran)
     placement, provider, findings = _placement(job, path, attempt, ran)
-    latency, memory, float_memory = _costs(job, path, attempt, provider)
+    costs = _costs(job, path, attempt, provider)
     blame = layer_errors(
         attempt.shaped,
         attempt.model,
@@ -179,9 +182,11 @@ def _report(
         metrics=attempt.evaluation.metrics,
         primary=attempt.evaluation.primary,
         drop=attempt.evaluation.drop,
-        latency=latency,
-        memory=memory,
-        float_memory=float_memory,
+        latency=costs.latency,
+        node_times=costs.node_times,
+        float_node_times=costs.float_node_times,
+        memory=costs.memory,
+        float_memory=costs.float_memory,
         size=attempt.verdict.size,
         placement=placement.nodes,
         agreement=agreement(placement.nodes),
@@ -196,7 +201,7 @@ def _report(
             *placement.findings,
             *findings,
             *wrapping_findings(job, attempt.plan),
-            *speed_findings(latency),
+            *speed_findings(costs.latency),
             *choice_findings(attempt, rejected),
             *data_findings(job, attempt),
         ),
@@ -238,26 +243,40 @@ def _with_second(
     return msgspec.structs.replace(report, fallback=found, contract=joint_contract(first.verdict.contract, second))
 
 
-def _costs(
-    job: Job, path: Path, attempt: Attempt, provider: Provider | None
-) -> tuple[LatencyComparison | None, Memory | None, Memory | None]:
-    """Latency of both models, and the peak memory of the package and of the float model; None: not measured."""
+@dataclass(frozen=True)
+class _Costs:
+    """What running the package takes beside the float model; what is missing was not measured."""
+
+    latency: LatencyComparison | None = None
+    node_times: tuple[NodeTime, ...] = ()
+    float_node_times: tuple[NodeTime, ...] = ()
+    memory: Memory | None = None
+    float_memory: Memory | None = None
+
+
+def _costs(job: Job, path: Path, attempt: Attempt, provider: Provider | None) -> _Costs:
+    """Latency of both models and of their nodes, and the peak memory of the package and of the float model."""
+    costs = _Costs()
     if not job.measure:
-        return None, None, None
+        return costs
     inputs = attempt.evaluation.sample_inputs[0]
-    latency = memory = float_memory = None
     with tempfile.TemporaryDirectory(prefix="edgeq-") as folder:
         reference = Path(folder) / "float.onnx"
         save_model(job.reference, reference)
         job.progress.start("measuring latency and memory", None)
         if job.target.verification.latency_here:
-            latency = compare_latency(path, reference, inputs, provider=provider, timing=Timing(seconds=job.seconds))
+            costs = replace(
+                costs,
+                latency=compare_latency(path, reference, inputs, provider=provider, timing=Timing(seconds=job.seconds)),
+                node_times=profile_nodes(path, inputs, provider=provider),
+                float_node_times=profile_nodes(reference, inputs),
+            )
         # An emulator's memory says nothing of the chip's.
         if job.target.verification.accuracy == "provider":
-            memory = measure_memory(path, inputs, provider=provider)
-            float_memory = measure_memory(reference, inputs)
+            memory, float_memory = measure_memory(path, inputs, provider=provider), measure_memory(reference, inputs)
+            costs = replace(costs, memory=memory, float_memory=float_memory)
         job.progress.finish()
-    return latency, memory, float_memory
+    return costs
 
 
 def _run_on_provider(job: Job, path: Path, attempt: Attempt, places: Sequence[Place]) -> list[Ran]:

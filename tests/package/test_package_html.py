@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 
 import msgspec
 import pytest
+from page_tags import Tags
 
 from edgeq.front import Front, FrontPoint, Sensitivity
 from edgeq.qtypes import Trial
@@ -14,45 +14,9 @@ from edgeq.report import Contract, Finding, GraphReport, Metric, NodePlacement, 
 from edgeq.stages.package import render_html
 from edgeq.stages.package.page import number
 
-_VOID = {"meta", "input", "link", "br"}
-
-
-class _Tags(HTMLParser):
-    """Checks that tags nest, and collects tags, attributes and text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.stack: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text: list[str] = []
-        self.feed(page)
-        assert not self.stack, f"not closed: {self.stack}"
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in _VOID:
-            self.stack.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data):
-        if self.stack and self.stack[-1] not in ("style", "script"):
-            self.text.append(data.replace("\N{NO-BREAK SPACE}", " "))
-
-    @property
-    def words(self) -> str:
-        return " ".join(" ".join(self.text).split())
-
 
 def test_the_page_says_what_was_measured(report, draft):
-    page = _Tags(render_html(report, draft))
+    page = Tags(render_html(report, draft))
     for text in (
         "Misses its contract",
         "--max-drop 0.5 points measured 0.8 points",
@@ -76,7 +40,7 @@ def test_the_page_says_what_was_measured(report, draft):
 
 
 def test_every_node_is_there_and_counted_with_what_it_is_fused_into(report, draft):
-    page = _Tags(render_html(report, draft))
+    page = Tags(render_html(report, draft))
     for place in report.placement:
         assert place.node in page.text
     assert "2 integer kernels 1 moves integers 1 float" in page.words
@@ -85,7 +49,7 @@ def test_every_node_is_there_and_counted_with_what_it_is_fused_into(report, draf
 
 def test_nothing_is_loaded_from_anywhere(report, draft):
     html = render_html(report, draft)
-    page = _Tags(html)
+    page = Tags(html)
     assert not {"link", "img", "iframe", "object", "embed", "base"} & set(page.tags)
     assert not [value for name, value in page.attributes if name in ("src", "href", "action", "srcset")]
     assert not re.search(r"https?://|//[a-z]|@import|url\(", html)
@@ -121,7 +85,7 @@ def _with_provider(report, **more):
 
 def test_the_page_says_what_the_provider_said_and_shows_the_fallback(report, draft):
     met = msgspec.structs.replace(_with_provider(report), contract=None, findings=())
-    page = _Tags(render_html(met, draft))
+    page = Tags(render_html(met, draft))
     for text in (
         "On the provider itself",
         "qnn ran SQNR: 33.1 dB took all 41 onnxruntime-qnn 2.7",
@@ -138,7 +102,7 @@ def test_the_page_says_what_the_provider_said_and_shows_the_fallback(report, dra
 
 def test_what_a_provider_said_stays_text(report, draft):
     hostile = _with_provider(report, place=HOSTILE, text=HOSTILE, remedy=HOSTILE, version=HOSTILE)
-    page = _Tags(render_html(hostile, draft))
+    page = Tags(render_html(hostile, draft))
     assert page.tags.count("script") == 1
     assert "img" not in page.tags
     assert page.words.count("<script>alert(1)</script>") == 4
@@ -160,7 +124,7 @@ def test_text_from_a_model_stays_text(report, draft):
         primary="cosine",
         notes=(HOSTILE,),
     )
-    page = _Tags(render_html(hostile, replace(draft, provenance={HOSTILE: HOSTILE})))
+    page = Tags(render_html(hostile, replace(draft, provenance={HOSTILE: HOSTILE})))
     assert page.tags.count("script") == 1
     assert "img" not in page.tags
     assert "49" not in page.words
@@ -185,7 +149,7 @@ def test_what_was_not_measured_is_not_available(report, draft):
         findings=(),
         parity=None,
     )
-    page = _Tags(render_html(empty, draft))
+    page = Tags(render_html(empty, draft))
     assert "Made without a contract" in page.words
     assert "Nothing was measured yet." in page.words
     assert page.words.count("n/a") >= 7
@@ -205,7 +169,7 @@ def test_the_verdict(report, draft, met, severity, text, tone):
     contract = None if met is None else Contract(clauses=(), met=met)
     changed = msgspec.structs.replace(report, contract=contract, findings=(Finding(severity=severity, text="x"),))
     html = render_html(changed, draft)
-    assert text in _Tags(html).words
+    assert text in Tags(html).words
     assert f'class="verdict {tone}"' in html
 
 
@@ -213,7 +177,7 @@ def test_fallback_to_the_cpu_is_counted_apart(report, draft):
     npu = msgspec.structs.replace(draft.provider, name="QNNExecutionProvider")
     there = NodePlacement(node="a", op_type="Conv", provider="QNNExecutionProvider", runs_as="Conv", kind="integer")
     away = NodePlacement(node="b", op_type="Erf", provider="CPUExecutionProvider", runs_as="Erf", kind="float")
-    page = _Tags(
+    page = Tags(
         render_html(
             msgspec.structs.replace(report, placement=(there, away)), msgspec.structs.replace(draft, provider=npu)
         )
@@ -244,13 +208,13 @@ def test_the_front_is_shown_with_the_point_that_was_taken(report, draft):
         noise=0.01, share=0.62, db=20.0,
     )  # fmt: skip
     front = Front(precision="w8a8", measured=True, points=(point, other, last), sensitivity=(row,))
-    page = _Tags(render_html(msgspec.structs.replace(report, front=front), draft))
+    page = Tags(render_html(msgspec.structs.replace(report, front=front), draft))
     for text in ("Mixes of formats", "2 float, 7 w8a8", "24.0 dB", "does not keep the limits: <script>", "<b>conv</b>",
                  "Conv, 2 Clip", "62.0 % 20.0 dB", "exact"):  # fmt: skip
         assert text in page.words, text
     kinds = [value for key, value in page.attributes if key == "class" and str(value).startswith("mix ")]
     assert kinds == ["mix tried", "mix taken", "mix predicted"]
-    without = _Tags(render_html(report, draft))
+    without = Tags(render_html(report, draft))
     assert "Mixes of formats" not in without.words
 
 
@@ -265,8 +229,8 @@ def test_each_block_tells_what_was_kept_for_it(report, draft):
         trial("head", "rounding of fc", 20.0, 19.0, False),
         trial("odd", "rounding of gate", None, 3.0, False),
     )
-    page = _Tags(render_html(msgspec.structs.replace(report, trials=trials), draft))
+    page = Tags(render_html(msgspec.structs.replace(report, trials=trials), draft))
     for text in ("5 changes were tried", "2 were kept", "10.0 dB 14.0 dB rounding of <conv> +2.5 dB",
                  "sequential bias correction of c +1.5 dB", "20.0 dB 20.0 dB nothing was better"):  # fmt: skip
         assert text in page.words, text
-    assert "What was tried" not in _Tags(render_html(report, draft)).words
+    assert "What was tried" not in Tags(render_html(report, draft)).words

@@ -11,10 +11,11 @@ import pytest
 from edgeq import graph
 from edgeq.errors import ModelError
 from edgeq.machine import describe_machine
+from edgeq.node_times import NodeTime
 from edgeq.stages.run.blame import layer_errors
 from edgeq.stages.run.latency import Timing, compare_latency, take_turns
 from edgeq.stages.run.memory import measure_memory
-from edgeq.stages.run.node_timing import profile_nodes
+from edgeq.stages.run.node_timing import named_after, profile_nodes
 
 
 def _product(build, size: int):
@@ -62,6 +63,24 @@ def test_nodes_are_timed_by_the_kernels_that_run(build):
     assert sum(node.share for node in nodes) == pytest.approx(1.0, abs=1e-5)
     with pytest.raises(ModelError, match="fails while its nodes are timed"):
         profile_nodes(model, {"x": np.zeros((2, 2), np.float32)})
+
+
+def test_kernels_are_named_after_the_nodes_whose_work_they_do(build):
+    build.add("MatMul", ["x", build.const("w", np.ones((4, 4), np.float32))], "h")
+    build.add("Relu", ["h"], "y")
+    model = build.model((1, 4), {"y": (1, 4)})
+    product, relu = (str(node.name) for node in model.graph)
+
+    def kernel(name, op):
+        return NodeTime(node=name, op_type=op, provider="CPUExecutionProvider", mean_us=1.0, share=0.2)
+
+    kernels = [
+        kernel(f"{product}_token_7", "QLinearMatMul"),
+        kernel("y_nchwc", "MatMul"),
+        kernel("y", "Relu"),
+        kernel("Transpose_token_3", "Transpose"),
+    ]
+    assert [found.node for found in named_after(kernels, model)] == [product, product, relu, "Transpose_token_3"]
 
 
 def test_memory_grows_by_the_weights(build, tmp_path):

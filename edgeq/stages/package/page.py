@@ -20,6 +20,7 @@ from edgeq.report import (
     TensorError,
 )
 from edgeq.stages.package.page_front import front_page
+from edgeq.stages.package.page_nodes import nodes_page
 from edgeq.stages.package.page_trials import trials_page
 
 __all__ = ["change", "number", "report_page"]
@@ -48,6 +49,7 @@ def report_page(report: Report, manifest: Manifest) -> dict[str, Any]:
         "checks": [_check(check) for check in report.checks],
         "fallback": _fallback(report.fallback),
         "bars": _bars(report),
+        "times": nodes_page(report.node_times, report.float_node_times),
         "front": front_page(report.front),
         "trials": trials_page(report.trials),
         "worst": _worst(report.blame),

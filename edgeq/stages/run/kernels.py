@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from edgeq.node_times import INTEGER
+
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
@@ -21,10 +23,6 @@ __all__ = ["PLUMBING", "Kernel", "Kernels", "label_nodes", "labelled", "read_ker
 
 PLUMBING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _LABEL = re.compile(r"edgeq_(\d+)_")
-_INTEGER = re.compile(
-    r"QLinear\w+|QGemm|QMoE|QAttention|\w*MatMulInteger\w*|DynamicQuantizeMatMul|ConvInteger"
-    r"|\w+NBits|\w+BlockQuantized"
-)
 _ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"})
 _MOVERS = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 _GLUE = frozenset({"Reshape", "Transpose", "ReorderInput", "ReorderOutput"})
@@ -215,7 +213,7 @@ def _kinds(graph: onnx.GraphProto) -> tuple[list[Kind], list[frozenset[Element]]
     for run in graph.node:
         main = run.input[1] if run.op_type == "Where" else (run.input[0] if run.input else "")
         found = element.get(main, "float")
-        integer = _INTEGER.fullmatch(run.op_type) is not None
+        integer = INTEGER.fullmatch(run.op_type) is not None
         kinds.append("integer" if integer else "float" if found == "float" else "moves data")
         produced = _produced(run, found, integer)
         element.update(dict.fromkeys(run.output, produced))

@@ -22,6 +22,7 @@ from edgeq.stages.run.accuracy import metric_drop
 from edgeq.stages.run.judged import Judged, judge_graph
 from edgeq.stages.run.latency import Timing, compare_latency
 from edgeq.stages.run.memory import measure_memory
+from edgeq.stages.run.node_timing import profile_nodes
 from edgeq.stages.run.on_provider import Samples, check_findings, places_for
 
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ def validate(
         found = compare_latency(
             bundle.model, reference, inputs[0], provider=main.provider, timing=Timing(threads, seconds=seconds)
         )
-        report = msgspec.structs.replace(report, latency=found)
+        timed = profile_nodes(bundle.model, inputs[0], provider=main.provider, threads=threads)
+        floats = () if reference is None else profile_nodes(reference, inputs[0], threads=threads)
+        report = msgspec.structs.replace(report, latency=found, node_times=timed, float_node_times=floats)
     return _with_memory(report, bundle, reference, inputs[0], main.provider, threads) if memory and here else report
 
 
