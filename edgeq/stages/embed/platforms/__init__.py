@@ -1,7 +1,9 @@
 """The kinds of app builds: one module and one folder of templates each."""
 
 from edgeq.stages.embed.platforms.android import ANDROID
+from edgeq.stages.embed.platforms.c import C_HEADER
+from edgeq.stages.embed.platforms.python import PYTHON_MODULE
 
 __all__ = ["PLATFORMS"]
 
-PLATFORMS = {platform.name: platform for platform in (ANDROID,)}
+PLATFORMS = {platform.name: platform for platform in (ANDROID, C_HEADER, PYTHON_MODULE)}

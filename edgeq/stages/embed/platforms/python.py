@@ -1,0 +1,138 @@
+"""Python: a module that pip installs, with a typed class, the model inside, and a test of its sample tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from edgeq.bundle import GraphEntry
+from edgeq.escape import Foreign, comment
+from edgeq.interface import PixelInput
+from edgeq.stages.embed.meaning import Meaning, read_meaning
+from edgeq.stages.embed.names import PYTHON, Case, pascal, snake, words
+from edgeq.stages.embed.project import Platform, Project, ProjectFile, Request
+from edgeq.stages.embed.render import render_files
+from edgeq.stages.embed.signature import Tensor
+
+__all__ = ["PYTHON_MODULE"]
+
+_OWN = ("Outputs", "Prediction", "Path", "Image", "Tokenizer", "ASSETS", "Sequence", "Any", "dataclass", "annotations")
+"""Names that the generated module has or imports."""
+
+_LOCALS = ("run", "classify", "embed", "provider", "labels", "threads", "feeds", "session", "top", "image", "texts")
+
+
+@dataclass(frozen=True)
+class TensorView:
+    """A tensor as templates see it: its identifier, its name in the graph, numpy's type, its shape in words."""
+
+    id: str
+    name: Foreign
+    dtype: str
+    text: str
+
+    @property
+    def numpy(self) -> str:
+        """The type as numpy's own name of it, for code."""
+        return f"np.{'bool_' if self.dtype == 'bool' else 'str_' if self.dtype == 'string' else self.dtype}"
+
+
+@dataclass(frozen=True)
+class GraphView:
+    """A graph with its model file among the assets."""
+
+    entry: GraphEntry
+    model: str
+
+
+def _make(request: Request) -> Project:
+    manifest, options = request.bundle.manifest, request.options
+    module = PYTHON.identifiers([manifest.name], snake, "model")[0]
+    slug = "-".join(words(manifest.name))[:48].rstrip("-") or "model"
+    graphs = tuple(GraphView(graph, f"{_folder(graph)}{_base(request, graph)}") for graph in manifest.graphs)
+    meaning = read_meaning(manifest.interface)
+    outputs = _views(request.signature.outputs, "output")
+    context: dict[str, Any] = {
+        "m": manifest,
+        "name": options.name or PYTHON.identifiers([manifest.name], pascal, "Model", _OWN)[0],
+        "module": module,
+        "slug": slug,
+        "graphs": graphs,
+        "meaning": meaning,
+        "inputs": _views(request.signature.inputs, "input"),
+        "outputs": outputs,
+        "ids": {str(view.name): view.id for view in outputs},
+        "requirements": _requirements(graphs, meaning),
+        "pixels": isinstance(meaning.picture, PixelInput),
+        "plugins": any(graph.entry.provider.registration == "plugin" for graph in graphs),
+        "fence": "`" * 3,
+    }
+    templates = {
+        "README.md": "README.md.jinja",
+        "pyproject.toml": "pyproject.toml.jinja",
+        f"src/{module}/__init__.py": "init.py.jinja",
+        f"src/{module}/model.py": "model.py.jinja",
+        f"src/{module}/sessions.py": "sessions.py.jinja",
+        f"tests/test_{module}.py": "test_model.py.jinja",
+    }
+    if meaning.picture is not None:
+        templates[f"src/{module}/pictures.py"] = "pictures.py.jinja"
+    if meaning.tokens:
+        templates[f"src/{module}/texts.py"] = "texts.py.jinja"
+    return Project(
+        (
+            *render_files("python", templates, context),
+            ProjectFile(f"src/{module}/py.typed", b"# This package has type annotations (PEP 561).\n"),
+            *_assets(request, module, graphs),
+        ),
+        next=("pip install ./FOLDER, or build a wheel: pip wheel --no-deps ./FOLDER",),
+    )
+
+
+def _views(tensors: tuple[Tensor, ...], noun: str) -> tuple[TensorView, ...]:
+    case: Case = snake
+    ids = PYTHON.identifiers((tensor.name for tensor in tensors), case, noun, _LOCALS)
+    return tuple(
+        TensorView(id_, t.name, t.dtype, f"{t.dtype}[{', '.join(comment(str(dim)) for dim in t.shape)}]")
+        for id_, t in zip(ids, tensors, strict=True)
+    )
+
+
+def _folder(graph: GraphEntry) -> str:
+    return "" if graph.model == "model.onnx" else "fallback/"
+
+
+def _base(request: Request, graph: GraphEntry) -> str:
+    return request.graph_files(graph)[0].rpartition("/")[2]
+
+
+def _requirements(graphs: tuple[GraphView, ...], meaning: Meaning) -> tuple[str, ...]:
+    """What pip installs. A second graph runs on the CPU provider, which every build of ONNX Runtime has."""
+    first = graphs[0].entry.provider
+    found = {"numpy": "numpy>=1.26", first.package: f"{first.package}{first.version}"}
+    if first.registration == "plugin":
+        found["onnxruntime"] = "onnxruntime>=1.24.2"
+    if meaning.picture is not None:
+        found["pillow"] = "pillow>=10"
+    if meaning.tokens:
+        found["tokenizers"] = "tokenizers>=0.20"
+    return tuple(found[name] for name in sorted(found))
+
+
+def _assets(request: Request, module: str, graphs: tuple[GraphView, ...]) -> list[ProjectFile]:
+    """The models with their weights, labels, tokenizer and licences beside the code; the samples beside the test."""
+    bundle = request.bundle
+    manifest = bundle.manifest
+    places: dict[str, str] = {}
+    for graph in graphs:
+        for name in request.graph_files(graph.entry):
+            places[f"src/{module}/assets/{_folder(graph.entry)}{name.rpartition('/')[2]}"] = name
+    beside = {"LICENSES.md", *manifest.interface.files, *([manifest.labels] if manifest.labels else [])}
+    places |= {f"src/{module}/assets/{name}": name for name in sorted(beside) if name in manifest.files}
+    if manifest.samples is not None:
+        files = (*manifest.samples.inputs.values(), *manifest.samples.outputs.values())
+        places |= {f"tests/{name}": name for name in files}
+    return [ProjectFile(place, bundle.file(name)) for place, name in places.items()]
+
+
+PYTHON_MODULE = Platform("python", "a module that pip installs", frozenset({"name"}), _make)

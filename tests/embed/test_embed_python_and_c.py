@@ -1,0 +1,198 @@
+"""Projects in Python and C compute what the package does: they are run, not read."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from embed_models import HOSTILE, MakeBundle
+
+import edgeq
+from edgeq.bundle import Bundle, Manifest, read_bundle
+from edgeq.interface import ImageInput, Interface, LogitsOutput
+from edgeq.recipe import ImagePreprocess
+from edgeq.runtime import open_session, session_options
+from edgeq.stages.calibrate.images import ImageStore
+from edgeq.stages.package import write_bundle
+from edgeq.target import Provider
+
+STEPS = ImagePreprocess(resize=12, crop=(8, 8), mean=(127.0, 120.0, 110.0), std=(128.0, 64.0, 32.0), color="BGR")
+HEADERS = Path(edgeq.__file__).parent / "devices" / "runner" / "vendor"
+
+
+def classifier() -> ir.Model:
+    """Three logits: the mean of each channel of a picture ``[batch, 3, 8, 8]``."""
+    image = ir.Value(name="image", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["batch", 3, 8, 8]))
+    pooled = ir.node("GlobalAveragePool", [image], name="pool")
+    flat = ir.node("Flatten", [pooled.outputs[0]], name="flat")
+    logits = flat.outputs[0]
+    logits.name, logits.type, logits.shape = "logits", ir.TensorType(ir.DataType.FLOAT), ir.Shape(["batch", 3])
+    graph = ir.Graph([image], [logits], nodes=[pooled, flat], opset_imports={"": 21}, name="g")
+    return ir.Model(graph, ir_version=10)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> tuple[Bundle, Path]:
+    """A bundle that classifies pictures, and a picture."""
+    from PIL import Image
+
+    file = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(3).integers(0, 255, (30, 19, 3), np.uint8)).save(file)
+    path = tmp_path / "bundle"
+    path.mkdir()
+    model = classifier()
+    feed = {"image": np.random.default_rng(4).normal(size=(1, 3, 8, 8)).astype(np.float32)}
+    write_bundle(
+        path,
+        model=model,
+        manifest=Manifest(
+            edgeq="0.1.0",
+            name="tiny net",
+            target="linux-x64",
+            precision="w8a8",
+            provider=Provider(name="CPUExecutionProvider", package="onnxruntime", version=">=1.24"),
+            interface=Interface(
+                inputs=(ImageInput(name="image", steps=STEPS),), outputs=(LogitsOutput(name="logits", classes=3),)
+            ),
+        ),
+        sample_inputs=[feed],
+        reference_outputs=[{"logits": feed["image"].mean((2, 3))}],
+        sqnr_db={"logits": 100.0},
+        labels=["blue", "green", "red"],
+    )
+    return read_bundle(path), file
+
+
+def python(code: str, folder: Path) -> str:
+    settings = {**os.environ, "PYTHONPATH": str(folder / "src")}
+    done = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_python_prepares_pictures_as_calibration_does(pictures: tuple[Bundle, Path], tmp_path: Path) -> None:
+    bundle, file = pictures
+    folder = edgeq.embed(bundle.path, platform="python", output=tmp_path / "out").path
+    code = f"""
+import numpy as np, tiny_net
+from tiny_net.pictures import prepare
+np.save({str(tmp_path / "found.npy")!r}, prepare({str(file)!r}))
+print(*(f"{{p.label}} {{p.probability:.6f}}" for p in tiny_net.TinyNet(threads=1).classify({str(file)!r}, top=2)))
+"""
+    printed = python(code, folder)
+    from edgeq.graph import input_infos
+
+    expected = ImageStore([file], STEPS, input_infos(classifier())).read([0])["image"]
+    np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), expected)
+    means = expected.mean((2, 3))[0].astype(np.float64)
+    probabilities = np.exp(means) / np.exp(means).sum()
+    best = np.argsort(-probabilities)[:2]
+    names = ("blue", "green", "red")
+    assert printed.split() == [word for i in best for word in (names[i], f"{probabilities[i]:.6f}")]
+
+
+def test_pythons_own_test_passes_and_fails_for_another_model(pictures: tuple[Bundle, Path], tmp_path: Path) -> None:
+    folder = edgeq.embed(pictures[0].path, platform="python", output=tmp_path / "out").path
+    code = f"import sys, pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', {str(folder / 'tests')!r}]))"
+    python(code, folder)
+    reference = folder / "tests" / "samples" / "output_0.npy"
+    np.save(reference, np.load(reference)[..., ::-1])
+    with pytest.raises(AssertionError):
+        python(code, folder)
+
+
+def test_python_with_hostile_names_is_python(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    names = tuple(dict.fromkeys(HOSTILE))  # ONNX Runtime refuses a name that is there twice
+    bundle = make_bundle(names=names, name=HOSTILE[0], labels=["a*/b", "${x}", '"'])
+    folder = edgeq.embed(bundle.path, platform="python", output=tmp_path / "out").path
+    for file in folder.rglob("*.py"):
+        ast.parse(file.read_text(encoding="utf-8"))
+    (package,) = [path.name for path in (folder / "src").iterdir()]
+    code = f"""
+import numpy as np, {package} as package
+model = getattr(package, package.__all__[-1])(threads=1)
+found = model.run(*[np.full((2, 3), i, np.float32) for i in range({len(names)})])
+assert all((value == i).all() for i, value in enumerate(vars(found).values()))
+"""
+    python(code, folder)
+
+
+# -- C
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Path:
+    """A folder laid out as ONNX Runtime's releases, from the library of the installed package."""
+    if shutil.which("cc") is None or shutil.which("make") is None:
+        pytest.skip("there is no C compiler, or no make")
+    if not HEADERS.is_dir():
+        pytest.skip("edgeq's runner is not part of this checkout")
+    libraries = sorted((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so*"))
+    if not libraries:
+        pytest.skip("the package onnxruntime has no library for Linux")
+    folder = tmp_path / "ort"
+    (folder / "lib").mkdir(parents=True)
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (folder / "lib" / name).symlink_to(libraries[0])
+    (folder / "include").symlink_to(HEADERS)
+    return folder
+
+
+def make(folder: Path, runtime: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "-C", str(folder), f"ORT={runtime}", "CFLAGS=-O1 -Wall -Wextra -Werror", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_c_example_checks_the_samples_and_classifies(
+    pictures: tuple[Bundle, Path], runtime: Path, tmp_path: Path
+) -> None:
+    folder = edgeq.embed(pictures[0].path, platform="c", output=tmp_path / "out").path
+    done = make(folder, runtime, "check")
+    assert done.returncode == 0, done.stderr
+    assert "logits: SQNR" in done.stdout
+    pixels = np.random.default_rng(5).integers(0, 255, (8, 8, 3), np.uint8)
+    (tmp_path / "picture.ppm").write_bytes(b"P6 8 8 255\n" + pixels.tobytes())
+    command = [str(folder / "example"), str(folder), str(tmp_path / "picture.ppm")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-3:]
+    tensor = (pixels[:, :, ::-1] - np.float32(STEPS.mean)) / np.float32(STEPS.std)
+    tensor = np.ascontiguousarray(tensor.transpose(2, 0, 1)[None], np.float32)
+    with open_session(pictures[0].model, session_options(threads=1)) as session:
+        logits = session.run(None, {"image": tensor})[0][0].astype(np.float64)
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    best = np.argsort(-probabilities)
+    names = ("blue", "green", "red")
+    assert [line.split() for line in printed] == [[f"{100 * probabilities[i]:.1f}", "%", names[i]] for i in best]
+
+
+def test_the_c_example_fails_where_the_outputs_are_others(
+    pictures: tuple[Bundle, Path], runtime: Path, tmp_path: Path
+) -> None:
+    folder = edgeq.embed(pictures[0].path, platform="c", output=tmp_path / "out").path
+    reference = folder / "samples" / "output_0.npy"
+    np.save(reference, np.load(reference) + 1)
+    assert make(folder, runtime, "check").returncode != 0
+    (folder / "model" / "model.onnx").unlink()
+    done = make(folder, runtime, "check")
+    assert done.returncode != 0
+    assert "model.onnx" in done.stderr
+
+
+@pytest.mark.parametrize("standard", ["c99", "c++11"])
+def test_c_with_hostile_names_compiles(standard: str, make_bundle: MakeBundle, runtime: Path, tmp_path: Path) -> None:
+    if standard == "c++11" and shutil.which("c++") is None:
+        pytest.skip("there is no C++ compiler")
+    bundle = make_bundle(names=HOSTILE, name=HOSTILE[0], labels=["a*/b", "${x}", '"'], shape=("n", None))
+    folder = edgeq.embed(bundle.path, platform="c", output=tmp_path / "out").path
+    compiler = ["cc", "-std=c99"] if standard == "c99" else ["c++", "-x", "c++", "-std=c++11"]
+    command = [*compiler, "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{runtime / 'include'}", "example.c"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
