@@ -112,6 +112,7 @@ class DeviceResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """One bundle on one device; ``error`` and ``remedy`` are given where it could not be run.
 
     ``metrics`` are as in ``Report``; those of the bundle's samples are judged against its manifest.
+    ``placement`` counts the nodes that each provider took, Q/DQ among them, where the device tells.
     """
 
     device: DeviceInfo
@@ -129,6 +130,7 @@ class DeviceResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     after: DeviceState = DeviceState()
     metrics: tuple[Metric, ...] = ()
     nodes: tuple[NodeTime, ...] = ()
+    placement: dict[str, int] = {}
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     error: str | None = None

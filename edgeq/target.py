@@ -270,6 +270,11 @@ class Compile(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     known: tuple[Chip, ...]
     source: str
 
+    def find(self, name: str) -> Chip | None:
+        """The chip called ``SM8750``, or the first with that number of the provider's or of that variant."""
+        wanted = name.strip().lower()
+        return next((c for c in self.known if wanted in (c.name.lower(), c.value, c.variant)), None)
+
 
 class Verification(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How far this profile can be verified on the machine that makes the package.

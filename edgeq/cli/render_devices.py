@@ -27,15 +27,23 @@ def show_devices(devices: Sequence[DeviceInfo]) -> None:
             cells = (info.spelling, info.model, info.soc, info.abi, _cores(info), memory, providers)
             table.add_row(*(escape(cell or "n/a") for cell in cells), "emulated" if info.emulated else "")
         console.print(table)
+    for (problem, remedy), infos in _problems(devices).items():
+        console.print(f"[yellow]{escape(', '.join(map(_named, infos)))}[/]: {escape(problem)}")
+        if remedy:
+            console.print(f"  remedy: {escape(remedy)}")
+
+
+def _problems(devices: Sequence[DeviceInfo]) -> dict[tuple[str, str | None], list[DeviceInfo]]:
+    """Devices by what is wrong with them, so that it is said once."""
+    found: dict[tuple[str, str | None], list[DeviceInfo]] = {}
     for info in devices:
         if info.problem is not None:
-            console.print(f"[yellow]{escape(info.spelling)}[/]: {escape(_named(info))}")
-            if info.remedy:
-                console.print(f"  remedy: {escape(info.remedy)}")
+            found.setdefault((info.problem, info.remedy), []).append(info)
+    return found
 
 
 def _named(info: DeviceInfo) -> str:
-    return f"{info.problem} ({info.model})" if info.model else str(info.problem)
+    return f"{info.spelling} ({info.model})" if info.model else info.spelling
 
 
 def _cores(info: DeviceInfo) -> str:

@@ -73,6 +73,7 @@ class ModelRun:
     together (``cpu_ms`` is empty where the device does not tell). ``load_ms`` is the time to make the session,
     ``first_ms`` that of the first run. ``peak_mb`` and ``baseline_mb``: resident memory at its most, and before
     the model was loaded (None with several entries, which share a process). ``energy_mj`` is per inference.
+    ``assigned`` maps nodes of the model to the provider that took them (None where the device does not tell);
     ``outputs`` holds one batch per feed.
     """
 
@@ -87,6 +88,7 @@ class ModelRun:
     baseline_mb: float | None = None
     energy_mj: float | None = None
     nodes: tuple[NodeTime, ...] = ()
+    assigned: Mapping[str, str] | None = None
     outputs: tuple[Arrays, ...] = ()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from edgeq.devices.browser import find_browsers, make_browser
 from edgeq.devices.here import EmulatedDevice, LocalDevice, find_emulated
+from edgeq.devices.htp import find_htp, make_htp
 from edgeq.devices.protocol import Device
 from edgeq.errors import ConfigError
 
@@ -13,12 +15,16 @@ __all__ = ["DEVICE_KINDS", "DISCOVERY", "parse_device"]
 DEVICE_KINDS: dict[str, Callable[[str], Device]] = {
     "local": LocalDevice.parse,
     "qemu": EmulatedDevice.parse,
+    "browser": make_browser,
+    "htp": make_htp,
 }
 """Kind -> what makes the device of ``KIND:VALUE`` (the value may be empty)."""
 
 DISCOVERY: dict[str, Callable[[], Sequence[Device]]] = {
     "local": lambda: (LocalDevice(),),
     "qemu": find_emulated,
+    "browser": find_browsers,
+    "htp": find_htp,
 }
 """Kind -> what finds its devices without a name, within seconds; a kind that is not here is found by name only.
 

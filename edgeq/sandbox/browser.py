@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,9 +22,21 @@ from edgeq.sandbox.process import Worker, python_command, run_tasks
 from edgeq.sandbox.protocol import Outcome, Task
 from edgeq.sandbox.widened import say_widened, widen
 
-__all__ = ["BrowserSandbox", "browser_sandboxes"]
+__all__ = [
+    "RUNTIME",
+    "Backend",
+    "BrowserSandbox",
+    "browser_sandboxes",
+    "missing_parts",
+    "open_browser",
+]
+
+Backend = Literal["wasm", "webgpu"]
 
 _PACKAGE = "onnxruntime-web@1.30.0"
+RUNTIME = _PACKAGE.replace("@", " ")
+"""Name and version of the package that runs the models."""
+
 _FOLDER = "onnxruntime-web"
 _FILES = (
     "package.json",
@@ -56,15 +69,12 @@ _FLAGS = (
     "--metrics-recording-only",
     "--password-store=basic",
     "--mute-audio",
+    "--enable-blink-features=ForceEagerMeasureMemory",  # the page's memory at once, not when it suits
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # it reaches nothing but the page
 )
-_GPU_FLAGS = (
-    "--enable-unsafe-webgpu",
-    "--use-webgpu-adapter=swiftshader",
-    "--enable-features=Vulkan",
-    "--use-vulkan=swiftshader",
-)
 _WITHOUT_GPU = ("--disable-gpu",)
+_ANY_GPU = ("--enable-unsafe-webgpu", "--enable-features=Vulkan")  # the machine's own, or else SwiftShader
+_SWIFTSHADER = (*_ANY_GPU, "--use-webgpu-adapter=swiftshader", "--use-vulkan=swiftshader")
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ class BrowserSandbox:
 
     name: str
     summary: str
-    backend: Literal["wasm", "webgpu"]
+    backend: Backend
     licence: str = "MIT (onnxruntime-web); the browser is the machine's own"
     gives: Literal["numbers", "build"] = "numbers"
     size_mb: int = 33
@@ -88,9 +98,7 @@ class BrowserSandbox:
         return None
 
     def missing(self) -> str | None:
-        if _find_browser() is None:
-            return "there is no Chromium or Chrome on the PATH"
-        return None if _runtime() else f"{_PACKAGE.replace('@', ' ')} is not installed"
+        return missing_parts()
 
     def install(self, progress: Progress) -> None:
         """Fetch onnxruntime-web with npm, which is needed for nothing else.
@@ -99,7 +107,7 @@ class BrowserSandbox:
             ProviderError: there is no npm, it fails, or there is no browser.
         """
         if _runtime() is None:
-            progress.start(f"fetching {_PACKAGE.replace('@', ' ')}", None)
+            progress.start(f"fetching {RUNTIME}", None)
             _install_runtime()
             progress.finish()
         if _find_browser() is None:
@@ -108,29 +116,50 @@ class BrowserSandbox:
     def run(
         self, tasks: Sequence[Task], *, arguments: Mapping[str, str] | None = None, timeout_s: float = 300.0
     ) -> list[Outcome]:
-        browser, runtime = _find_browser(), _runtime()
-        if browser is None or runtime is None:
-            raise ProviderError(
-                f"the sandbox {self.name!r} is not usable: {self.missing()}",
-                remedy=f"edgeq doctor --install-provider {self.name}",
-            )
         threads = dict(arguments or {}).get("threads", "1")
         if set(arguments or {}) - {"threads"} or not threads.isdigit():
             raise ConfigError(f"the sandbox {self.name!r} takes the number of threads, not {dict(arguments or {})}")
-        flags = [*_FLAGS, *(_GPU_FLAGS if self.backend == "webgpu" else _WITHOUT_GPU)]
-        if hasattr(os, "geteuid") and os.geteuid() == 0:
-            flags.append("--no-sandbox")  # Chromium's own sandbox does not start for root
-        script = python_command(script="browser_worker.py")
-        with (
-            tempfile.TemporaryDirectory(prefix="edgeq-browser-", ignore_cleanup_errors=True) as profile,
-            tempfile.TemporaryDirectory(prefix="edgeq-model-") as work,
-        ):
-            worker = Worker([*script, str(runtime), self.backend, profile, browser, *flags])
+        flags = _SWIFTSHADER if self.backend == "webgpu" else _WITHOUT_GPU
+        with open_browser(self.backend, flags) as worker, tempfile.TemporaryDirectory(prefix="edgeq-model-") as work:
             # SwiftShader has no 16-bit floats; WebAssembly computes them as the CPU does.
             taken = widen(tasks, Path(work)) if self.backend == "webgpu" else list(tasks)
             found = run_tasks(worker, taken, arguments={"threads": threads}, timeout_s=timeout_s)
-        version = f"{_PACKAGE.replace('@', ' ')} ({self.backend})"  # of those that crashed
+        version = f"{RUNTIME} ({self.backend})"  # of those that crashed
         return say_widened(tasks, taken, [replace(one, version=one.version or version) for one in found])
+
+
+def missing_parts() -> str | None:
+    """What a browser device lacks here, in words; None if nothing."""
+    if _find_browser() is None:
+        return "there is no Chromium or Chrome on the PATH"
+    return None if _runtime() else f"{RUNTIME} is not installed"
+
+
+@contextmanager
+def open_browser(backend: Backend, flags: Sequence[str] | None = None) -> Iterator[Worker]:
+    """A worker whose page runs what it is asked for with onnxruntime-web; the browser ends with the block.
+
+    ``flags`` are the browser's for the GPU; without them, WebGPU takes the machine's own where it has one.
+
+    Raises:
+        ProviderError: the browser or onnxruntime-web is missing.
+    """
+    browser, runtime = _find_browser(), _runtime()
+    if browser is None or runtime is None:
+        raise ProviderError(
+            f"no model can be run in a browser here: {missing_parts()}",
+            remedy=f"edgeq doctor --install-provider browser-{backend}",
+        )
+    if flags is None:
+        flags = _ANY_GPU if backend == "webgpu" else _WITHOUT_GPU
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        flags = [*flags, "--no-sandbox"]  # Chromium's own sandbox does not start for root
+    script = python_command(script="browser_worker.py")
+    with (
+        tempfile.TemporaryDirectory(prefix="edgeq-browser-", ignore_cleanup_errors=True) as profile,
+        Worker([*script, str(runtime), backend, profile, browser, *_FLAGS, *flags]) as worker,
+    ):
+        yield worker
 
 
 def _runtime() -> Path | None:
@@ -148,7 +177,7 @@ def _install_runtime() -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise ProviderError(
-            f"{_PACKAGE.replace('@', ' ')} is fetched with npm, which is not installed",
+            f"{RUNTIME} is fetched with npm, which is not installed",
             remedy=f"install npm with the system's package manager ({platform.system()})",
         )
     with installing(_FOLDER, [_PACKAGE, *_FILES]) as folder, tempfile.TemporaryDirectory() as work:

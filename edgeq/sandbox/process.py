@@ -28,7 +28,15 @@ from edgeq.errors import ProviderError
 from edgeq.machine import usable_cores
 from edgeq.sandbox.protocol import Outcome, Task
 
-__all__ = ["WORKERS", "DeadWorkerError", "Worker", "python_command", "run_tasks"]
+__all__ = [
+    "WORKERS",
+    "DeadWorkerError",
+    "Worker",
+    "load_arrays",
+    "python_command",
+    "run_tasks",
+    "save_arrays",
+]
 
 WORKERS = Path(__file__).resolve().parent / "workers"
 """The folder of the worker scripts."""
@@ -232,7 +240,7 @@ def _one(
     feeds: list[dict[str, Any]] = []
     for index, feed in enumerate(task.feeds):
         file = folder / f"in{index}.npz"
-        problem = _save(file, feed)
+        problem = save_arrays(file, feed)
         if problem:
             return Outcome("refused", reason=problem)
         feeds.append({"file": str(file), "names": list(feed), "output": str(folder / f"out{index}.npz")})
@@ -241,6 +249,7 @@ def _one(
         "provider": msgspec.to_builtins(task.provider),
         "feeds": feeds,
         "optimized": str(task.optimized.resolve()) if task.optimized else None,
+        "dimensions": dict(task.dimensions),
         "arguments": arguments,
         "threads": threads,
     }
@@ -250,7 +259,7 @@ def _one(
         return Outcome("crashed", reason=str(error))
     outputs: tuple[dict[str, np.ndarray], ...] = ()
     if answer["status"] == "ran":
-        outputs = tuple(_load(Path(feed["output"]), answer["names"]) for feed in feeds)
+        outputs = tuple(load_arrays(Path(feed["output"]), answer["names"]) for feed in feeds)
     for file in folder.iterdir():
         file.unlink()
     return Outcome(
@@ -262,7 +271,7 @@ def _one(
     )
 
 
-def _save(file: Path, arrays: Mapping[str, np.ndarray]) -> str | None:
+def save_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> str | None:
     """Write without pickle: names may be any text, so that arrays are numbered. Returns what is wrong, if anything."""
     plain = [np.asarray(array) for array in arrays.values()]
     plain = [array.astype(str) if array.dtype == object else array for array in plain]
@@ -274,7 +283,8 @@ def _save(file: Path, arrays: Mapping[str, np.ndarray]) -> str | None:
     return None
 
 
-def _load(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+def load_arrays(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """What a worker saved, by the names it told."""
     with np.load(file, allow_pickle=False) as arrays:
         return {name: arrays[f"a{index}"] for index, name in enumerate(names)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -23,13 +23,16 @@ class Task:
 
     ``model`` is an ONNX file (external data beside it), ``provider`` the execution provider with its
     options and session entries, ``feeds`` the batches to run, by input name (none: load only).
-    ``optimized`` asks ONNX Runtime to write the graph that it is going to run to this file.
+    ``optimized`` asks ONNX Runtime to write the graph that it is going to run to this file. ``dimensions`` are
+    sizes for dimensions of the model that have only a name (``{"batch": 1}``), for providers that want them fixed;
+    browsers pass over them.
     """
 
     model: Path
     provider: Provider
     feeds: tuple[Mapping[str, np.ndarray], ...] = ()
     optimized: Path | None = None
+    dimensions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

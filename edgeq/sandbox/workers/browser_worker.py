@@ -187,29 +187,54 @@ def _write(stream: TextIO, answer: dict[str, Any]) -> None:
 
 
 def _perform(desk: _Desk, task: dict[str, Any]) -> dict[str, Any]:
-    model = Path(task["model"])
-    graph = onnx.load(model, load_external_data=False).graph
-    external = _external(graph, model.parent)
-    desk.files = {"model": model, **{f"data{index}": model.parent / name for index, name in enumerate(external)}}
-    feeds = [_feed(desk, index, feed) for index, feed in enumerate(task["feeds"])]
-    provider = task["provider"]
-    desk.tasks.put(
-        {
-            "model": "model",
-            "external": [{"path": name, "file": f"data{index}"} for index, name in enumerate(external)],
-            "feeds": feeds,
-            "options": provider["options"],
-            "session": provider["session"],
-            "threads": int(task["arguments"].get("threads", 1)),
-        }
-    )
-    head, _, body = desk.answers.get().partition(b"\n")
-    answer = json.loads(head)
+    """What the page is (``about``), one model as ``ort_worker.py`` takes it, or ``entries`` that may be timed."""
+    if task.get("about"):
+        return _ask(desk, {"about": True})[0]
+    entries = task.get("entries", [task])
+    desk.files = {"nothing": _nothing()}
+    graphs = [onnx.load(entry["model"], load_external_data=False).graph for entry in entries]
+    asked = {
+        "entries": [_entry(desk, str(index), entry, graphs[index]) for index, entry in enumerate(entries)],
+        "feeds": [_feed(desk, index, feed) for index, feed in enumerate(task["feeds"])],
+        "threads": int(task["arguments"].get("threads", 1)),
+        "measure": task.get("measure"),
+        "profile": task.get("profile"),
+    }
+    answer, body = _ask(desk, asked)
     if answer["status"] != "ran":
-        return dict(answer)
-    _save(task["feeds"], answer["outputs"], body)
-    assigned = answer["assigned"] | {node.name: answer["all"] for node in graph.node if answer["all"]}
-    return {"status": "ran", "names": answer["names"], "assigned": assigned or None}
+        return answer
+    for graph, entry, run in zip(graphs, entries, answer["runs"], strict=True):
+        body = _save(entry.get("feeds", []), run.pop("outputs"), body)
+        run["assigned"] = {**run["assigned"], **{node.name: run["all"] for node in graph.node if run["all"]}} or None
+    return answer if "entries" in task else {"status": "ran", **answer["runs"][0]}
+
+
+def _ask(desk: _Desk, task: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    desk.tasks.put(task)
+    head, _, body = desk.answers.get().partition(b"\n")
+    return dict(json.loads(head)), body
+
+
+def _entry(desk: _Desk, number: str, entry: dict[str, Any], graph: onnx.GraphProto) -> dict[str, Any]:
+    """One model as the page wants it, its files among ``desk.files``."""
+    model, provider = Path(entry["model"]), entry["provider"]
+    external = {f"data{number}-{index}": name for index, name in enumerate(_external(graph, model.parent))}
+    desk.files |= {f"model{number}": model, **{file: model.parent / name for file, name in external.items()}}
+    return {
+        "model": f"model{number}",
+        "external": [{"path": name, "file": file} for file, name in external.items()],
+        "options": provider["options"],
+        "session": provider["session"],
+    }
+
+
+def _nothing() -> bytes:
+    """A model that does nothing, with which ONNX Runtime is started before anything is timed."""
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [value], [])
+    graph.output.append(onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1]))
+    opset = onnx.helper.make_opsetid("", 17)
+    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
 
 
 def _feed(desk: _Desk, number: int, feed: dict[str, Any]) -> list[dict[str, Any]]:
@@ -226,8 +251,8 @@ def _feed(desk: _Desk, number: int, feed: dict[str, Any]) -> list[dict[str, Any]
     return inputs
 
 
-def _save(feeds: Sequence[dict[str, Any]], batches: Sequence[Sequence[dict[str, Any]]], body: bytes) -> None:
-    """Outputs lie in ``body`` one behind the other, as ``batches`` says."""
+def _save(feeds: Sequence[dict[str, Any]], batches: Sequence[Sequence[dict[str, Any]]], body: bytes) -> bytes:
+    """Outputs lie in ``body`` one behind the other, as ``batches`` says; what follows them is returned."""
     start = 0
     for feed, outputs in zip(feeds, batches, strict=True):
         values: dict[str, Any] = {}
@@ -239,6 +264,7 @@ def _save(feeds: Sequence[dict[str, Any]], batches: Sequence[Sequence[dict[str, 
             start += output["bytes"]
         with Path(feed["output"]).open("wb") as stream:
             np.savez(stream, **values)
+    return body[start:]
 
 
 def _external(graph: onnx.GraphProto, folder: Path) -> list[str]:

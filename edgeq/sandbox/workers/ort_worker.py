@@ -82,6 +82,8 @@ def _open(task: dict[str, Any]) -> ort.InferenceSession:
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     for key, value in provider["session"].items():
         options.add_session_config_entry(key, value)
+    for name, size in task["dimensions"].items():
+        options.add_free_dimension_override_by_name(name, size)
     if "profile" in task["arguments"]:
         options.enable_profiling = True
         options.profile_file_prefix = task["arguments"]["profile"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -66,6 +67,7 @@ def judge_device(
         after=outcome.after,
         metrics=tuple(closeness_metrics(closeness, source=references.text)),
         nodes=run.nodes,
+        placement=dict(Counter((run.assigned or {}).values())),
         findings=tuple(_findings(outcome, latency)),
         notes=(*outcome.notes, *_not_told(outcome, run)),
         error="; ".join(missed) or None,

@@ -50,13 +50,11 @@ def find_chips(asked: str, target: TargetProfile) -> tuple[Chip, ...]:
         )
     found = []
     for name in asked.split(","):
-        wanted = name.strip().lower()
-        known = target.compile.known
-        chip = next((c for c in known if wanted in (c.name.lower(), c.value, c.variant)), None)
+        chip = target.compile.find(name)
         if chip is None:
             raise ConfigError(
                 f"{target.name} knows no chip {name.strip()!r}; it knows "
-                + ", ".join(f"{c.name} ({c.variant})" for c in known),
+                + ", ".join(f"{c.name} ({c.variant})" for c in target.compile.known),
                 where="--context",
                 remedy="choose one of them, or add yours to compile.known in the target's profile",
             )
