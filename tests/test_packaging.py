@@ -64,7 +64,7 @@ def test_the_metadata(wheel: Path) -> None:
     metadata = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert {"text", "torch", "hf", "npu", "examples", "dev", "all"} <= set(metadata.get_all("Provides-Extra"))
+    assert {"text", "torch", "hf", "npu", "device", "examples", "dev", "all"} <= set(metadata.get_all("Provides-Extra"))
     assert f"{info}/licenses/LICENSE" in archive.namelist()
     assert "edgeq = edgeq.cli:main" in archive.read(f"{info}/entry_points.txt").decode()
 

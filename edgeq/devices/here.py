@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import shutil
 import signal
@@ -18,6 +17,7 @@ from edgeq.devices.linux import describe_linux
 from edgeq.devices.native import Programs, run_native
 from edgeq.devices.programs import find_runner, host_abi
 from edgeq.devices.protocol import THIS_MACHINE, Job, Outcome
+from edgeq.devices.runtimes import board_runtime, library_in
 from edgeq.devices.transport import Completed
 from edgeq.errors import ConfigError, ProviderError
 from edgeq.progress import Progress
@@ -138,8 +138,7 @@ class LocalDevice:
         if why := self.missing():
             raise ProviderError(f"the device 'local' cannot be used: {why}")
         assert abi is not None
-        folder = Path(str(importlib.metadata.distribution("onnxruntime").locate_file("onnxruntime")))
-        programs = Programs(find_runner(abi), _library_in(folder))
+        programs = Programs(find_runner(abi), board_runtime(abi.removeprefix("linux-")))
         return run_native(Here(), job, programs, describe_linux(Here(), "local", "local"))
 
 
@@ -184,22 +183,10 @@ class EmulatedDevice:
         processor = self._processor()
         launcher = processor.launcher(self.cpu)
         runner = find_runner(f"linux-{processor.machine}")
-        programs = Programs(runner, _library_in(processor.package_folder("onnxruntime")), launcher=launcher)
+        programs = Programs(runner, library_in(processor.package_folder("onnxruntime")), launcher=launcher)
         return run_native(Here(), job, programs, self.describe(), sensors=False)
 
 
 def find_emulated() -> tuple[EmulatedDevice, ...]:
     """A core of each class: without dot products, with them, and with all that QEMU knows."""
     return tuple(EmulatedDevice(cpu) for cpu in ("cortex-a53", "cortex-a76", "max"))
-
-
-def _library_in(package: Path) -> Path:
-    """ONNX Runtime's library in the files of its Python package."""
-    found = sorted((package / "capi").glob("libonnxruntime.so*"))
-    if not found:
-        raise ProviderError(
-            "this ONNX Runtime brings no library of its own that other programs can load",
-            where=str(package / "capi"),
-            remedy="install the package `onnxruntime` from PyPI, 1.24 or later",
-        )
-    return found[0]

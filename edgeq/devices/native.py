@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,31 @@ __all__ = ["Programs", "run_native"]
 _BAD_INPUT, _BAD_MODEL, _BAD_RUNTIME, _NO_PROVIDER, _NO_OUTPUT = 2, 3, 4, 5, 6
 _SIGKILL, _SIGSEGV, _SIGILL = 9, 11, 4
 _GRACE_S = 10.0
+
+_NO_START = {
+    r"[Pp]ermission denied": (
+        "the system forbids it",
+        "see whether edgeq's folder there is on a file system without programs (mount option noexec), or a security "
+        "policy forbids them (SELinux; `dmesg` names it): a phone's maker may have changed it",
+    ),
+    r"[Ee]xec format error|not executable|cannot execute": (
+        "it is made for another processor",
+        "check that the device's ABI is {abi}",
+    ),
+    r"CANNOT LINK|libc|GLIBC": (
+        "a library that it needs is missing or too old",
+        "update the device's system, or build the runner for it",
+    ),
+    r"No such file|not found|inaccessible": (
+        "the system has no loader for it",
+        "the C library must be that of {abi}: glibc on Linux (not musl), Android's own on phones",
+    ),
+    "": (
+        "the system says no more",
+        "check that the device's ABI is {abi}, and that it lets edgeq's folder hold programs",
+    ),
+}
+"""What a shell says (exit codes 126 and 127) -> why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -171,10 +197,10 @@ def died(done: Completed, info: DeviceInfo) -> EdgeqError:
             remedy="try another version of ONNX Runtime there, or the fallback graph",
         )
     if done.code in (126, 127):
+        why, remedy = next((value for key, value in _NO_START.items() if re.search(key, words)), _NO_START[""])
         return ProviderError(
-            f"on {info.spelling}: the runner does not start{behind}",
-            remedy="check that the device has the ABI "
-            f"{info.abi or 'of the runner'} and lets programs be run from edgeq's folder",
+            f"on {info.spelling}: the runner does not start: {why}{behind}",
+            remedy=remedy.format(abi=info.abi or "that of its runner"),
         )
     return ProviderError(
         f"on {info.spelling}: the runner ended with exit code {done.code} and no result{behind}", remedy="run it again"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from edgeq.devices.adb import AdbDevice, find_phones
 from edgeq.devices.browser import find_browsers, make_browser
 from edgeq.devices.here import EmulatedDevice, LocalDevice, find_emulated
 from edgeq.devices.htp import find_htp, make_htp
 from edgeq.devices.protocol import Device
+from edgeq.devices.ssh import SshDevice
 from edgeq.errors import ConfigError
 
 __all__ = ["DEVICE_KINDS", "DISCOVERY", "parse_device"]
@@ -15,6 +17,8 @@ __all__ = ["DEVICE_KINDS", "DISCOVERY", "parse_device"]
 DEVICE_KINDS: dict[str, Callable[[str], Device]] = {
     "local": LocalDevice.parse,
     "qemu": EmulatedDevice.parse,
+    "adb": AdbDevice.parse,
+    "ssh": SshDevice.parse,
     "browser": make_browser,
     "htp": make_htp,
 }
@@ -23,6 +27,7 @@ DEVICE_KINDS: dict[str, Callable[[str], Device]] = {
 DISCOVERY: dict[str, Callable[[], Sequence[Device]]] = {
     "local": lambda: (LocalDevice(),),
     "qemu": find_emulated,
+    "adb": find_phones,
     "browser": find_browsers,
     "htp": find_htp,
 }

@@ -24,7 +24,7 @@ from edgeq.sandbox.environments import installed_folder, installing
 from edgeq.sandbox.process import Worker, python_command, run_tasks
 from edgeq.sandbox.protocol import Outcome, Task
 
-__all__ = ["EmulatedProcessor", "emulated_processors"]
+__all__ = ["EmulatedProcessor", "emulated_processors", "install_wheels"]
 
 _HOST = "host"
 _OLDEST_QEMU = 9
@@ -204,7 +204,7 @@ class EmulatedProcessor:
             extract(packages, folder)
             shutil.rmtree(downloads)
             python = _python_of(folder).name.removeprefix("python")
-            _install_wheels(
+            install_wheels(
                 [f"onnxruntime=={version}", f"numpy=={_here('numpy')}"], self.machine, python, folder / _SITE
             )
 
@@ -223,8 +223,12 @@ def _install_qemu() -> None:
         shutil.rmtree(downloads)
 
 
-def _install_wheels(requirements: Sequence[str], machine: str, python: str, folder: Path) -> None:
-    """Wheels of another architecture; pip only unpacks them."""
+def install_wheels(requirements: Sequence[str], machine: str, python: str, folder: Path) -> None:
+    """Wheels of another architecture, or of this one; pip only unpacks them.
+
+    Raises:
+        ProviderError: pip cannot fetch them; with its words.
+    """
     platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in (28, 27, 17)]
     platforms.append(f"--platform=manylinux2014_{machine}")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", *platforms]

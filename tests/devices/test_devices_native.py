@@ -14,8 +14,9 @@ from device_board import Board
 from edgeq.bundle import Bundle, read_bundle
 from edgeq.device_report import DeviceInfo, DeviceReport
 from edgeq.devices import Entry, Job
-from edgeq.devices.here import LocalDevice, _library_in
+from edgeq.devices.here import LocalDevice
 from edgeq.devices.native import Programs, run_native
+from edgeq.devices.runtimes import library_in
 from edgeq.errors import ConfigError, MissingProviderError, ModelError, ProviderError
 from edgeq.runtime import open_session
 
@@ -38,7 +39,7 @@ def in_python(bundle: Bundle, feeds: tuple) -> list[np.ndarray]:
 def programs(runner: Path) -> Programs:
     import onnxruntime
 
-    return Programs(runner, _library_in(Path(onnxruntime.__file__).parent))
+    return Programs(runner, library_in(Path(onnxruntime.__file__).parent))
 
 
 def test_outputs_are_those_of_onnx_runtime_in_python(bundle: Bundle, feeds: tuple) -> None:
