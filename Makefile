@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 STARTED := $(shell date +%s)
 ELAPSED = @echo "make $@: $$(( $$(date +%s) - $(STARTED) )) s"
 
-.PHONY: help runner runner-android demo test test-all lint types format docs compatibility picture bench clean
+.PHONY: help runner runner-android device-tools demo test test-all lint types format docs compatibility picture bench clean
 
 help:
 	@echo "make demo      package a bundled model for an Android phone, validate it, and say where the report is"
@@ -27,6 +27,7 @@ help:
 	@echo "make compatibility  run every changed promise of the targets on its provider, and write docs/compatibility.md"
 	@echo "make picture   take the README's picture of the demo's report again, with chromium"
 	@echo "make runner    compile the native runner for x86-64 and aarch64, into the package (docs/devices.md)"
+	@echo "make device-tools  fetch what stands for phones and boards in 'make test-all' (docs/devices.md)"
 	@echo "make runner-android NDK=folder  the same for Android, with the NDK's compiler"
 	@echo "make bench     measure speed and accuracy on DATA=folder (docs/benchmarks.md)"
 	@echo "make clean     remove what the other targets made, except $(VENV)"
@@ -100,6 +101,9 @@ runner: $(VENV)/.all
 runner-android: $(VENV)/.all
 	@test -n "$(NDK)" || { echo "make runner-android NDK=folder of Android's NDK (r23 or later)"; exit 2; }
 	ANDROID_NDK_HOME=$(NDK) $(BIN)/python -m edgeq.devices.programs android-arm64-v8a android-x86_64
+
+device-tools: $(VENV)/.all
+	$(BIN)/python tests/devices/device_tools.py
 
 clean:
 	rm -rf edgeq/devices/runner/bin
