@@ -13,9 +13,6 @@ import msgspec
 from edgeq.recipe import ImagePreprocess
 
 __all__ = [
-    "BoxClassesOutput",
-    "BoxScoresOutput",
-    "BoxesOutput",
     "ClassesOutput",
     "EmbeddingOutput",
     "ImageInput",
@@ -99,8 +96,8 @@ class LogitsOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class ProbabilitiesOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="probabilities"):
-    """Probabilities, which sum to 1 along the last axis: of every class, in the order of ``labels``, or,
-    where ``of`` names an output of kind ``"classes"``, of the classes that are there.
+    """Probabilities along the last axis: of each of ``classes`` classes, in the order of ``labels``, where they sum
+    to 1; or, where ``of`` names an output of kind ``"classes"``, of those that are there.
     """
 
     classes: int
@@ -109,11 +106,12 @@ class ProbabilitiesOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class ClassesOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="classes"):
-    """Numbers of classes, int64 ``[batch, count]``, the most probable first; line ``n`` (from 0) of ``labels``
-    names class ``n``.
+    """Numbers of the ``count`` most probable of ``classes`` classes along the last axis, int64, the most probable
+    first; line ``n`` (from 0) of ``labels`` names class ``n``.
     """
 
     count: int
+    classes: int
     labels: str | None = None
 
 
@@ -135,42 +133,11 @@ class TokenEmbeddingsOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fi
     mask: str | None = None
 
 
-class BoxesOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="boxes"):
-    """What was detected in one picture, best first: float32 ``[count, 4]``, left, top, right and bottom edge.
-
-    Edges are in pixels of the model's own input, after resize and crop. ``scores`` and ``classes`` name the
-    outputs that hold the score and the class of each box.
-    """
-
-    scores: str
-    classes: str
-
-
-class BoxScoresOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="box-scores"):
-    """The score of each box, float32 ``[count]``, 0 to 1, falling."""
-
-
-class BoxClassesOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="box-classes"):
-    """The class of each box, int64 ``[count]``; line ``n`` (from 0) of ``labels`` names class ``n``."""
-
-    labels: str | None = None
-
-
 class TensorOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tensor"):
     """Numbers whose meaning edgeq does not know."""
 
 
-Output = (
-    LogitsOutput
-    | ProbabilitiesOutput
-    | ClassesOutput
-    | EmbeddingOutput
-    | TokenEmbeddingsOutput
-    | BoxesOutput
-    | BoxScoresOutput
-    | BoxClassesOutput
-    | TensorOutput
-)
+Output = LogitsOutput | ProbabilitiesOutput | ClassesOutput | EmbeddingOutput | TokenEmbeddingsOutput | TensorOutput
 
 
 class Interface(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

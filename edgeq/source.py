@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgeq.recipe import Preprocess
 
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
 
-__all__ = ["Licence", "Parity", "Source"]
+__all__ = ["Licence", "Parity", "Pooling", "Source"]
+
+Pooling = Literal["mean", "first", "max"]
+"""The mean over the tokens of a text, the first token alone (``[CLS]``), or the largest number of all."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Source:
     ``task`` is ``"image-classification"``, ``"feature-extraction"``, ... or None if unknown.
     ``example_inputs`` are one batch of valid inputs by name. ``provenance`` is what a stranger
     needs to obtain the same model: route, origin, versions, sha256 of the weights.
-    ``recipe`` names a bundled calibration recipe that suits the model, or is None.
+    ``recipe`` names a bundled calibration recipe that suits the model, or is None. ``pooling`` is how a sentence
+    encoder makes one vector of its tokens', None if that is not said.
     """
 
     name: str
@@ -58,3 +62,4 @@ class Source:
     parity: Parity | None = None
     recipe: str | None = None
     labels: tuple[str, ...] = field(default=())
+    pooling: Pooling | None = None

@@ -182,7 +182,8 @@ class Job:
         """
         if not self.wrap:
             return None
-        return Wrapping(self.wrap, self.prepared.model, self._steps() if self.wrap.pixels else None)
+        source, steps = self.source, self._steps() if self.wrap.pixels else None
+        return Wrapping(self.wrap, self.prepared.model, steps, source.task, len(source.labels), source.pooling)
 
     def _steps(self) -> ImagePreprocess:
         preprocess, inputs = self.preprocess, input_infos(self.prepared.model)

@@ -13,19 +13,21 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.errors import CalibrationError, ConfigError, ValidationError
-from edgeq.graph import TensorInfo, input_infos
+from edgeq.graph import TensorInfo, input_infos, output_infos
 from edgeq.interface import Interface, PixelInput
+from edgeq.meanings import output_meaning
 from edgeq.qtypes import Decision, NodeForecast, QuantPlan
 from edgeq.recipe import ImagePreprocess
 from edgeq.report import Finding
 from edgeq.request import Wrap
 from edgeq.roles import is_float
 from edgeq.runtime import open_session, session_options
+from edgeq.source import Pooling
 from edgeq.stages.calibrate.feeds import Feed
 from edgeq.stages.calibrate.images import ImageStore
 from edgeq.stages.choose import Layout, forecast_nodes
 from edgeq.stages.run.closeness import Closeness
-from edgeq.stages.wrap import PIXELS, join, pixel_front
+from edgeq.stages.wrap import PIXELS, Back, answer_back, join, pixel_front
 from edgeq.target import CPU_PROVIDER, TargetProfile
 
 if TYPE_CHECKING:
@@ -44,11 +46,17 @@ _LEAST_DB = 30.0
 
 @dataclass(frozen=True)
 class Wrapping:
-    """What ``wrap`` means for one prepared model: ``steps`` on pictures in front of it."""
+    """What ``wrap`` means for one prepared model: ``steps`` on pictures in front of it, answers behind it.
+
+    ``task``, the names of the classes and ``pooling`` are the source's.
+    """
 
     wrap: Wrap
     model: ir.Model
     steps: ImagePreprocess | None
+    task: str | None = None
+    classes: int = 0
+    pooling: Pooling | None = None
 
     @property
     def reads(self) -> TensorInfo:
@@ -58,17 +66,23 @@ class Wrapping:
     @property
     def interface(self) -> Interface:
         """What is known of the package's inputs and outputs by construction."""
+        outputs = self.back(self.model.opset_imports.get("", 0)).outputs if self.wrap.answers else ()
         if self.steps is None:
-            return Interface()
+            return Interface(outputs=outputs)
         orders: dict[int | None, tuple[Literal["RGB", "RGBA"], ...]] = {3: ("RGB",), 4: ("RGBA",)}
         channels = orders.get(self.wrap.channels, ("RGB", "RGBA"))
         height, width = self.wrap.size or (None, None)
         pixels = PixelInput(name=PIXELS, channels=channels, height=height, width=width, steps=self.steps)
-        return Interface(inputs=(pixels,))
+        return Interface(inputs=(pixels,), outputs=outputs)
 
     def around(self, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
         """``model``, or what it was quantized to, with all steps around it; and the names of the added nodes."""
-        joined = join(model, self.front(model.opset_imports.get("", 0)), None)
+        opset = model.opset_imports.get("", 0)
+        if self.wrap.answers:
+            back = self.back(opset)
+            joined = join(model, self.front(opset), back.graph, back.replaces)
+        else:
+            joined = join(model, self.front(opset), None)
         return joined.model, joined.added
 
     def front(self, opset: int) -> ir.Model | None:
@@ -76,6 +90,21 @@ class Wrapping:
         if self.steps is None:
             return None
         return pixel_front(self.reads, self.steps, self.wrap.size, opset=opset, channels=self.wrap.channels)
+
+    def back(self, opset: int) -> Back:
+        """What stands behind the model.
+
+        Raises:
+            ConfigError: nothing is known to be done with its outputs.
+        """
+        infos = output_infos(self.model)
+        mask = next((info for info in input_infos(self.model) if info.name == "attention_mask"), None)
+        labels = ("", self.classes) if self.classes else None
+        meanings = [
+            output_meaning(info, value, self.task, mask.name if mask is not None else None, labels)
+            for info, value in zip(infos, self.model.graph.outputs, strict=True)
+        ]
+        return answer_back(meanings, infos, mask=mask, pooling=self.pooling or "mean", opset=opset)
 
     def package(
         self, shaped: ir.Model, plan: QuantPlan, model: ir.Model, target: TargetProfile
@@ -144,12 +173,16 @@ def wrapping_findings(job: Job, plan: QuantPlan) -> list[Finding]:
         ValidationError: they do not.
     """
     wrapping = job.wrapping
-    if wrapping is None or wrapping.steps is None:
+    if wrapping is None:
         return []
     findings = []
     held_out = job.feeds[1] or job.feeds[0]
-    if held_out is not None:
+    if wrapping.steps is not None and held_out is not None:
         findings.append(_proof(wrapping, held_out))
+    pooled = any(entry.name == "sentence_embedding" for entry in wrapping.interface.outputs)
+    if pooled and wrapping.pooling is None:
+        text = "the source does not say how its tokens are pooled: the embedded step takes their mean"
+        findings.append(Finding(severity="warning", text=text, remedy="compare with the model's description"))
     own = job.target.provider.name
     outside = [node for node in plan.nodes.values() if node.why.startswith(_WHY) and node.provider != own]
     if outside:
@@ -193,15 +226,19 @@ def _proof(wrapping: Wrapping, feed: Feed) -> Finding:
 def _forecasts(
     whole: ir.Model, added: tuple[str, ...], plan: QuantPlan, target: TargetProfile
 ) -> dict[str, NodeForecast]:
-    """How the added nodes will run: none is quantized; what computes with integer pixels is the CPU's."""
+    """How the added nodes will run: none is quantized.
+
+    QNN refuses antialiasing (measured, 2.7.0), WebGPU and XNNPACK resize no such integers, CoreML's builder takes
+    floats only (ONNX Runtime's sources, 1.24).
+    """
     reasons = {str(node.name): _WHY for node in whole.graph}
     layout = Layout(scheme=plan.scheme, integer={}, reasons=reasons, activations={}, owner={}, absorbed={})
     found = forecast_nodes(whole, layout, target)
     made = {}
     for name in added:
         node = found[name]
-        if node.kind == "moves data" and target.provider.name != CPU_PROVIDER:
-            why = f"{_WHY}; it works on integer pixels, which are the CPU's"
+        if node.op_type == "Resize" and target.floats.runs != "all" and target.provider.name != CPU_PROVIDER:
+            why = f"{_WHY}; {target.provider.name} has no Resize that filters integer pixels, so it falls to the CPU"
             node = msgspec.structs.replace(node, provider=CPU_PROVIDER, why=why)
         made[name] = node
     return made

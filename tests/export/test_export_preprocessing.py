@@ -9,7 +9,7 @@ from PIL import Image
 
 from edgeq.errors import ExportError
 from edgeq.recipe import ImagePreprocess, TextPreprocess
-from edgeq.stages.export.preprocessing import image_preprocess, read_json, read_labels, read_preprocess
+from edgeq.stages.export.preprocessing import image_preprocess, read_json, read_labels, read_pooling, read_preprocess
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -129,6 +129,26 @@ def test_labels(tmp_path: Path) -> None:
     assert read_labels(tmp_path) == ("b", "c", "k")
     config.write_text(json.dumps({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}))
     assert read_labels(tmp_path) == ()
+
+
+@pytest.mark.parametrize(
+    ("modes", "expected"),
+    [
+        (["mean_tokens"], "mean"),
+        (["cls_token"], "first"),
+        (["max_tokens"], "max"),
+        (["mean_sqrt_len_tokens"], None),
+        (["mean_tokens", "max_tokens"], None),
+    ],
+    ids=str,
+)
+def test_pooling(tmp_path: Path, modes: list[str], expected: str | None) -> None:
+    assert read_pooling(tmp_path) is None
+    (tmp_path / "1_Pooling").mkdir()
+    every = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
+    config = {"word_embedding_dimension": 8, **{f"pooling_mode_{mode}": mode in modes for mode in every}}
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    assert read_pooling(tmp_path) == expected
 
 
 def test_broken_json(tmp_path: Path) -> None:

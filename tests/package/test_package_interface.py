@@ -121,11 +121,11 @@ def test_a_fixed_length_is_the_length_to_pad_to(tmp_path: Path, draft: Manifest)
 def test_what_is_known_already_is_kept_and_gets_its_labels(tmp_path: Path, draft: Manifest) -> None:
     known = Interface(
         inputs=(PixelInput(name="x", channels=("RGB",), height=8, width=8, steps=STEPS),),
-        outputs=(ClassesOutput(name="y", count=4),),
+        outputs=(ClassesOutput(name="y", count=2, classes=3),),
     )
     found = interface(tmp_path / "b", draft, built(PICTURES), ("a", "b", "c"), interface=known)
     assert found.inputs == known.inputs
-    assert found.outputs == (ClassesOutput(name="y", count=4, labels="labels.txt"),)
+    assert found.outputs == (ClassesOutput(name="y", count=2, classes=3, labels="labels.txt"),)
 
 
 def test_a_file_that_only_the_interface_names_must_be_listed(tmp_path: Path, draft: Manifest) -> None:

@@ -15,7 +15,7 @@ from small_models import parse, weights
 import edgeq
 from edgeq.bundle import Bundle, Manifest
 from edgeq.errors import CalibrationError, ConfigError
-from edgeq.interface import LogitsOutput, PixelInput
+from edgeq.interface import ClassesOutput, EmbeddingOutput, PixelInput, ProbabilitiesOutput, TensorOutput
 from edgeq.runtime import run_model
 from edgeq.stages.calibrate.images import load_image, load_pixels
 
@@ -93,7 +93,7 @@ def test_the_manifest_says_what_to_pass(folder: Path, tmp_path: Path) -> None:
     assert manifest.interface.inputs == (
         PixelInput(name="pixels", channels=("RGB", "RGBA"), steps=manifest.preprocess),  # type: ignore[arg-type]
     )
-    assert manifest.interface.outputs == (LogitsOutput(name="logits", classes=5),) or manifest.task is None
+    assert manifest.interface.outputs == (TensorOutput(name="logits"),)  # its task was not told
     (entry,) = manifest.inputs
     assert (entry.dtype, entry.shape) == ("uint8", ("N", "height", "width", "channels"))
     samples = np.load(bundle.path / "samples" / "input_0.npy")
@@ -174,3 +174,50 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
     planned = command("plan", *given, "--embed-preprocessing", "30x40")
     assert planned.code == 0, planned.err
     assert "an embedded step" in planned.out
+
+
+def test_a_classifier_gives_probabilities_and_classes(folder: Path, tmp_path: Path) -> None:
+    more = {"embed_preprocessing": True, "embed_postprocessing": True, "task": "image-classification"}
+    bundle = export(folder, tmp_path / "both", **more)
+    assert bundle.manifest.interface.outputs == (
+        ProbabilitiesOutput(name="probabilities", classes=5),
+        ClassesOutput(name="classes", count=5, classes=5),
+        ProbabilitiesOutput(name="class_probabilities", classes=5, of="classes"),
+    )
+    found = run_model(bundle.model, {"pixels": np.load(bundle.path / "samples" / "input_0.npy")[0]})
+    assert found["probabilities"].sum() == pytest.approx(1, abs=1e-5)
+    np.testing.assert_array_equal(found["classes"][0], np.argsort(-found["probabilities"][0]))
+    report = json.loads((bundle.path / "report.json").read_text())
+    assert report["primary"] == "top-1 agreement"
+    assert not any("classes " in metric["name"] for metric in report["metrics"])  # numbers of classes are no signal
+    assert "classes" not in bundle.manifest.samples.sqnr_db  # type: ignore[union-attr]
+    assert edgeq.run(bundle.path).contract.met  # type: ignore[union-attr]
+
+
+def test_a_model_whose_task_is_not_known_has_no_answers(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing to embed behind this model: its outputs are logits \(tensor\)"):
+        export(folder, tmp_path / "a", embed_postprocessing=True)
+
+
+def test_texts_give_finished_embeddings(tmp_path: Path) -> None:
+    model = parse(
+        "g (int64[N,L] input_ids, int64[N,L] attention_mask) => (float[N,L,16] last_hidden_state) {"
+        " e = Gather(t, input_ids) last_hidden_state = MatMul(e, w) }",
+        t=weights(50, 32),
+        w=weights(32, 16, seed=1),
+    )
+    rng = np.random.default_rng(0)
+    rows = [
+        {"input_ids": rng.integers(0, 50, (1, 9)), "attention_mask": (np.arange(9) < rng.integers(2, 9))[None] * 1}
+        for _ in range(12)
+    ]
+    options = {"target": "linux-x64", "precision": "w8a8", "effort": 0, "measure": False, "calibration": rows}
+    names = {"task": "feature-extraction", "embed_postprocessing": True, "output": tmp_path / "out"}
+    result = edgeq.export(model, **options, **names)  # type: ignore[arg-type]
+    manifest = result.bundle.manifest
+    assert manifest.interface.outputs == (EmbeddingOutput(name="sentence_embedding", size=16, normalized=True),)
+    found = run_model(result.bundle.model, rows[0])["sentence_embedding"]
+    assert np.linalg.norm(found, axis=1) == pytest.approx([1.0], abs=1e-5)
+    assert any("how its tokens are pooled" in finding.text for finding in result.report.findings)
+    with pytest.raises(ConfigError, match="nothing can be embedded in front of this model"):
+        edgeq.export(model, **options, embed_preprocessing=True, output=tmp_path / "no")  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ def core() -> ir.Model:
 
 def test_the_whole_computes_what_its_parts_do() -> None:
     model = core()
-    joined = join(model, FRONT, BACK)
+    joined = join(model, FRONT, BACK, {"y"})
     onnx.checker.check_model(ir.to_proto(joined.model), full_check=True)
     raw = np.random.default_rng(0).integers(0, 256, (2, 4), dtype=np.uint8)
     middle = run_model(model, run_model(FRONT, {"raw": raw}))
@@ -40,12 +40,12 @@ def test_the_whole_computes_what_its_parts_do() -> None:
 def test_the_parts_stay_as_they_were() -> None:
     model = core()
     before = [ir.to_proto(part).SerializeToString(deterministic=True) for part in (model, FRONT, BACK)]
-    join(model, FRONT, BACK)
+    join(model, FRONT, BACK, {"y"})
     assert [ir.to_proto(part).SerializeToString(deterministic=True) for part in (model, FRONT, BACK)] == before
 
 
 def test_a_constant_of_the_same_name_is_renamed() -> None:
-    names = set(join(core(), FRONT, BACK).model.graph.initializers)
+    names = set(join(core(), FRONT, BACK, {"y"}).model.graph.initializers)
     assert len(names) == 3  # all three parts call theirs "w"
 
 

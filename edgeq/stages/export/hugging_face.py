@@ -21,7 +21,7 @@ from edgeq.source import Source
 from edgeq.stages.export.hugging_face_files import infer_task, read_licences, resolve, weight_files
 from edgeq.stages.export.onnx_file import upgrade
 from edgeq.stages.export.parity import Arrays, check_parity, dynamic_axes, usable, vary
-from edgeq.stages.export.preprocessing import encode_example, read_json, read_labels, read_preprocess
+from edgeq.stages.export.preprocessing import encode_example, read_json, read_labels, read_pooling, read_preprocess
 from edgeq.stages.export.requirements import exporter_version, file_digest, need, version
 from edgeq.stages.export.tidy import keep_outputs, tidy
 from edgeq.stages.export.torch_interface import first_line, quiet, run_module
@@ -119,6 +119,7 @@ def from_hugging_face(
         licences=read_licences(folder),
         parity=parity,
         labels=read_labels(folder) if "classification" in task else (),
+        pooling=read_pooling(folder),
     )
 
 

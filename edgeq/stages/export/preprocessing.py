@@ -11,8 +11,9 @@ import numpy as np
 
 from edgeq.errors import ExportError
 from edgeq.recipe import ImagePreprocess, Preprocess, TextPreprocess
+from edgeq.source import Pooling
 
-__all__ = ["encode_example", "image_preprocess", "read_json", "read_labels", "read_preprocess"]
+__all__ = ["encode_example", "image_preprocess", "read_json", "read_labels", "read_pooling", "read_preprocess"]
 
 # PIL's numbering, which transformers stores as "resample".
 _INTERPOLATION: dict[int, Literal["nearest", "bilinear", "bicubic", "lanczos"]] = {
@@ -78,6 +79,18 @@ def read_labels(folder: Path) -> tuple[str, ...]:
     except ValueError:
         return ()
     return () if all(label == f"LABEL_{index}" for index, label in enumerate(labels)) else labels
+
+
+def read_pooling(folder: Path) -> Pooling | None:
+    """How a sentence-transformers folder pools; None where it does not say, or in a way that edgeq does not know."""
+    config = read_json(folder / "1_Pooling" / "config.json")
+    ways: dict[str, Pooling] = {
+        "pooling_mode_mean_tokens": "mean",
+        "pooling_mode_cls_token": "first",
+        "pooling_mode_max_tokens": "max",
+    }
+    asked = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
+    return ways.get(asked[0]) if len(asked) == 1 else None
 
 
 def _max_length(folder: Path) -> int:

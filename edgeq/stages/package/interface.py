@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from edgeq.graph import TensorInfo, input_infos, output_infos
 from edgeq.interface import (
-    EmbeddingOutput,
+    ClassesOutput,
     ImageInput,
     Input,
     Interface,
@@ -20,10 +20,9 @@ from edgeq.interface import (
     Output,
     ProbabilitiesOutput,
     TensorInput,
-    TensorOutput,
-    TokenEmbeddingsOutput,
     TokenInput,
 )
+from edgeq.meanings import output_meaning
 from edgeq.recipe import PAD_TOKENS, ImagePreprocess, Preprocess, TextPreprocess
 
 __all__ = ["find_interface"]
@@ -34,11 +33,6 @@ _PARTS: Mapping[str, Literal["ids", "mask", "segments", "positions"]] = {
     "token_type_ids": "segments",
     "position_ids": "positions",
 }
-
-_EMBEDDINGS = frozenset({"sentence_embedding", "pooler_output", "image_embeds", "text_embeds", "embeddings"})
-
-_BEHIND = frozenset({"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"})
-"""Operators that leave the meaning of what they read as it is."""
 
 
 def find_interface(
@@ -68,14 +62,15 @@ def find_interface(
     answers = {entry.name: entry for entry in known.outputs}
     outputs = []
     for info, value in zip(output_infos(model), model.graph.outputs, strict=True):
-        outputs.append(_labelled(answers.get(info.name), labels) or _output(info, value, task, mask, labels))
+        outputs.append(_labelled(answers.get(info.name), labels) or output_meaning(info, value, task, mask, labels))
     return Interface(inputs=tuple(inputs), outputs=tuple(outputs))
 
 
 def _labelled(entry: Output | None, labels: tuple[str, int] | None) -> Output | None:
-    if entry is None or labels is None or not hasattr(entry, "labels"):
+    """With the file that names the classes, if it names as many."""
+    if labels is None or not isinstance(entry, (LogitsOutput, ProbabilitiesOutput, ClassesOutput)):
         return entry
-    return msgspec.structs.replace(entry, labels=labels[0])
+    return msgspec.structs.replace(entry, labels=labels[0]) if entry.classes == labels[1] else entry
 
 
 def _input(info: TensorInfo, count: int, preprocess: Preprocess | None, facts: tuple[str | None, int]) -> Input:
@@ -94,33 +89,6 @@ def _input(info: TensorInfo, count: int, preprocess: Preprocess | None, facts: t
         padding="max_length" if isinstance(fixed, int) else preprocess.padding,
         pad_id=facts[1],
     )
-
-
-def _output(
-    info: TensorInfo, value: ir.Value, task: str | None, mask: str | None, labels: tuple[str, int] | None
-) -> Output:
-    size = info.shape[-1] if info.shape else None
-    if info.dtype.kind != "f" or not isinstance(size, int):
-        return TensorOutput(name=info.name)
-    named = labels is not None and labels[1] == size
-    if named or ((task or "").endswith("classification") and len(info.shape) >= 2):
-        file = labels[0] if named and labels is not None else None
-        if _made_by(value) == "Softmax":
-            return ProbabilitiesOutput(name=info.name, classes=size, labels=file)
-        return LogitsOutput(name=info.name, classes=size, labels=file)
-    if len(info.shape) == 2 and (info.name in _EMBEDDINGS or task == "feature-extraction"):
-        return EmbeddingOutput(name=info.name, size=size, normalized=_made_by(value) == "LpNormalization")
-    if len(info.shape) == 3 and task == "feature-extraction" and mask is not None:
-        return TokenEmbeddingsOutput(name=info.name, size=size, mask=mask)
-    return TensorOutput(name=info.name)
-
-
-def _made_by(value: ir.Value) -> str | None:
-    """The operator that computes ``value``, types and Q/DQ aside."""
-    producer = value.producer()
-    while producer is not None and producer.op_type in _BEHIND and producer.inputs[0] is not None:
-        producer = producer.inputs[0].producer()
-    return None if producer is None else producer.op_type
 
 
 def _tokenizer_facts(path: Path | None) -> tuple[str | None, int]:

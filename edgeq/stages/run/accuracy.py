@@ -21,7 +21,7 @@ from edgeq.metrics import recall_at_1, top_k_accuracy, top_k_agreement
 from edgeq.progress import Progress, Silent, track
 from edgeq.report import Metric
 from edgeq.runtime import Optimization, open_session, session_options
-from edgeq.stages.run.closeness import Closeness
+from edgeq.stages.run.closeness import Closeness, signals
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -131,7 +131,7 @@ def evaluate(
     ):
         for batch in track(feed, progress or Silent(), "measuring accuracy"):
             reference, output = _finite(reference_run(batch), source), quantized_run(batch)
-            for name in reference:
+            for name in signals(reference):
                 errors.setdefault(name, Closeness()).add(reference[name], output[name])
             samples.add(batch, reference, output)
             if logits := _logits(reference, task, labels is not None):
@@ -274,7 +274,7 @@ class _Samples:
         if len(self.inputs) < self.keep:
             self.inputs.append(dict(batch))
             self.outputs.append(dict(reference))
-            for name in reference:
+            for name in signals(reference):
                 self.errors.setdefault(name, Closeness()).add(reference[name], output[name])
 
     def results(self) -> tuple[tuple[dict[str, np.ndarray], ...], tuple[dict[str, np.ndarray], ...], dict[str, float]]:

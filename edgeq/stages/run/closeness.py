@@ -11,7 +11,7 @@ from edgeq.errors import ValidationError
 from edgeq.metrics import cosine
 from edgeq.report import Metric, bounded_db
 
-__all__ = ["Closeness", "closeness_metrics", "compare_outputs"]
+__all__ = ["Closeness", "closeness_metrics", "compare_outputs", "signals"]
 
 
 @dataclass
@@ -47,6 +47,11 @@ class Closeness:
         return self.cosines / max(self.rows, 1)
 
 
+def signals(outputs: Mapping[str, np.ndarray]) -> list[str]:
+    """The outputs whose closeness says something: floats, or all where there are none (numbers of classes are none)."""
+    return [name for name, array in outputs.items() if array.dtype.kind == "f"] or list(outputs)
+
+
 def compare_outputs(
     references: Sequence[Mapping[str, np.ndarray]], answers: Sequence[Mapping[str, np.ndarray]]
 ) -> dict[str, Closeness]:
@@ -55,13 +60,14 @@ def compare_outputs(
     Raises:
         ValidationError: an output is missing or has another shape than its reference.
     """
-    found = {name: Closeness() for name in references[0]}
+    found = {name: Closeness() for name in signals(references[0])}
     for expected, answer in zip(references, answers, strict=True):
         for name, reference in expected.items():
             if name not in answer or answer[name].shape != reference.shape:
                 shape = answer[name].shape if name in answer else "missing"
                 raise ValidationError(f"output {name!r} is {shape}, the reference has shape {reference.shape}")
-            found[name].add(reference, answer[name])
+            if name in found:
+                found[name].add(reference, answer[name])
     return found
 
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from edgeq import graph
 from edgeq.errors import ProviderError
-from edgeq.qtypes import NodeForecast
+from edgeq.qtypes import Kind, NodeForecast
 from edgeq.report import Finding, NodePlacement
 from edgeq.runtime import open_session, session_options
 from edgeq.stages.run.gates import gate_findings, prediction_findings
@@ -102,7 +102,8 @@ def assigned_placement(
         if name not in assigned:
             nodes.append(place(provider=provider.name, kind="fused", why="optimized away while loading"))
         elif assigned[name] != provider.name:
-            nodes.append(place(provider=assigned[name], kind="float", why="refused by the provider, without a reason"))
+            refused = "refused by the provider, without a reason"
+            nodes.append(place(provider=assigned[name], kind=_kind_outside(node), why=refused))
         else:
             nodes.append(_taken(node, provider.name, expected.get(name)))
     nodes = [_with_prediction(place, expected.get(place.node)) for place in nodes]
@@ -199,10 +200,15 @@ def _on_accelerator(
             placed.append(place(provider=provider.name, kind="fused", why="optimized away while loading"))
         elif where[index] != provider.name:
             why = refusals.nodes.get(index, "refused by the provider, which gave no reason")
-            placed.append(place(provider=where[index], kind="float", why=why))
+            placed.append(place(provider=where[index], kind=_kind_outside(node), why=why))
         else:
             placed.append(_taken(node, provider.name, expected.get(str(node.name))))
     return placed
+
+
+def _kind_outside(node: ir.Node) -> Kind:
+    """As what a node runs that falls to the CPU beside an accelerator."""
+    return "float" if reads_floats(node) else "moves data"
 
 
 def _taken(node: ir.Node, provider: str, planned: NodeForecast | None) -> NodePlacement:

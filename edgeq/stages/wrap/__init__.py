@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from edgeq.stages.wrap.answers import Back, answer_back
 from edgeq.stages.wrap.join import Joined, join
 from edgeq.stages.wrap.pixels import PIXELS, pixel_front
 
-__all__ = ["PIXELS", "Joined", "join", "pixel_front"]
+__all__ = ["PIXELS", "Back", "Joined", "answer_back", "join", "pixel_front"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence
+from collections.abc import Collection, MutableSequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -21,23 +21,29 @@ class Joined:
     added: tuple[str, ...]
 
 
-def join(model: ir.Model, front: ir.Model | None, back: ir.Model | None) -> Joined:
+def join(model: ir.Model, front: ir.Model | None, back: ir.Model | None, replaced: Collection[str] = ()) -> Joined:
     """A copy of ``model`` (sharing its weights) that reads what ``front`` reads and gives what ``back`` gives.
 
-    Outputs of ``front`` replace the inputs of ``model`` of the same name, and inputs of ``back`` its outputs:
-    those of ``back`` stand in their place, the others stay. Nothing else of the model is touched, so what it was
-    quantized to is what it was measured as.
+    Outputs of ``front`` feed the inputs of ``model`` of the same name, and its outputs and inputs the inputs of
+    ``back``. The outputs of ``back`` come first; those of the model stay, but for the ``replaced`` ones. Nothing
+    else of the model is touched, so what it was quantized to is what it was measured as.
 
     Raises:
         ConfigError: a name of theirs is taken in ``model``.
     """
+    names = {str(value.name) for value in (*model.graph.inputs, *model.graph.outputs)} - set(replaced)
+    if back is not None and (same := names & {str(value.name) for value in back.graph.outputs}):
+        raise ConfigError(
+            f"the model itself has an input or output {', '.join(sorted(same))}, as an embedded step's is called",
+            remedy="rename it, or leave out --embed-postprocessing",
+        )
     whole = model.clone()
     taken = {str(node.name) for node in whole.graph}
     added: list[str] = []
     if front is not None:
         added += _prepend(whole, front.clone())
     if back is not None:
-        added += _append(whole, back.clone())
+        added += _append(whole, back.clone(), replaced)
     if twice := taken & set(added):
         raise ConfigError(
             f"the model has nodes named {', '.join(sorted(twice)[:3])}, as embedded steps are called",
@@ -63,14 +69,13 @@ def _prepend(whole: ir.Model, front: ir.Model) -> list[str]:
     return [str(node.name) for node in nodes]
 
 
-def _append(whole: ir.Model, back: ir.Model) -> list[str]:
+def _append(whole: ir.Model, back: ir.Model, replaced: Collection[str]) -> list[str]:
     graph = whole.graph
     known = {str(value.name): value for value in (*graph.inputs, *graph.outputs)}
-    read = [value for value in back.graph.inputs if value.name in known]
-    for value in read:
+    for value in back.graph.inputs:
         value.replace_all_uses_with(known[str(value.name)])
     outputs = list(back.graph.outputs)
-    kept = [value for value in graph.outputs if value.name not in {str(one.name) for one in read}]
+    kept = [value for value in graph.outputs if value.name not in replaced]
     nodes = _moved(whole, back)
     graph.extend(nodes)
     graph.outputs.clear()

@@ -180,6 +180,8 @@ class _Front:
         """``(pixel - mean) / std`` in float32, as the recipe computes it; the last step is the model's input."""
         calls: list[tuple[str, str, dict[str, np.ndarray]]] = []
         if self.reads.dtype != np.uint8:
+            # By way of int32: Qualcomm's HTP casts uint8 to floats of 0 and 1 (measured, onnxruntime-qnn 2.7.0).
+            calls.append(("whole_numbers", "Cast<to = 6>($$)", {}))
             calls.append(("numbers", f"Cast<to = {_ONNX[self.reads.dtype.name]}>($$)", {}))
         for name, op, numbers, neutral in (
             ("centred", "Sub", self.steps.mean, 0),
