@@ -255,6 +255,10 @@ def run_on_devices(
     profile: bool = False,
     tolerance_db: float = 3.0,
     timeout_s: float = 600.0,
+    sessions: int = 1,
+    max_latency_ms: float | None = None,
+    max_regression: float | None = None,
+    baseline: str | os.PathLike[str] | None = None,
     trust_provider: bool = False,
     report_folder: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -274,6 +278,10 @@ def run_on_devices(
         profile: Also time each node, in a session of its own.
         tolerance_db: How far the SQNR of the bundle's samples may stay behind what the manifest says.
         timeout_s: After how long a device is given up.
+        sessions: Processes that latency is measured in; give 8 where it is to be compared.
+        max_latency_ms: Longest median inference; see ``checks`` of each result, and its ``exit_code``.
+        max_regression: Most that it may take longer than ``baseline``: 0.05 for 5 %.
+        baseline: A stored report (``DeviceReport.to_json``), or a bundle or ``.onnx`` file to run in turn.
         trust_provider: Load what the manifest names as its provider, though no target of edgeq does.
         report_folder: Write ``device-report.json`` here.
         progress: Told of every device.
@@ -285,15 +293,20 @@ def run_on_devices(
         ConfigError: not a bundle, one without samples, or no such kind of device.
         ValidationError: a file of the bundle was changed.
     """
+    from edgeq.device_checks import DeviceLimits
     from edgeq.pipeline import DeviceOptions
     from edgeq.pipeline import run_on_devices as carry_out
 
-    options = DeviceOptions(threads, cores, seconds, runs, warmup_runs, latency, profile, tolerance_db, timeout_s)
+    options = DeviceOptions(
+        threads, cores, seconds, runs, warmup_runs, latency, profile, tolerance_db, timeout_s, sessions
+    )
     return carry_out(
         bundle,
         devices,
         options,
         report_folder=report_folder,
         trust_provider=trust_provider,
+        limits=DeviceLimits(max_latency_ms, max_regression),
+        baseline=baseline,
         progress=progress,
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from edgeq.comparison import Measure
 from edgeq.device_report import DeviceLatency, SessionTimes
 from edgeq.devices.protocol import ModelRun
+from edgeq.target import CPU_PROVIDER
 
-__all__ = ["median_ms", "summarize_runs"]
+__all__ = ["deciding_measure", "median_ms", "summarize_runs"]
 
 _QUANTILES = np.linspace(0, 1, 21)
 
@@ -44,11 +46,27 @@ def summarize_runs(runs: Sequence[ModelRun], *, emulated: bool = False) -> Devic
     )
 
 
-def median_ms(sessions: Sequence[SessionTimes], measure: str) -> list[float] | None:
+def median_ms(sessions: Sequence[SessionTimes], measure: Measure) -> list[float] | None:
     """Each session's median in ms, by ``"wall"`` or ``"cpu"``; None if one of them does not tell."""
     found = [session.cpu_p50_ms if measure == "cpu" else session.p50_ms for session in sessions]
     known = [value for value in found if value is not None]
     return known if found and len(known) == len(found) else None
+
+
+def deciding_measure(
+    told: Collection[Measure], *, threads: int, providers: Collection[str], asked: Measure | None = None
+) -> tuple[Measure, str]:
+    """Which time two models are compared by, and why: that which other programs on the machine disturb least.
+
+    ``told`` are the measures that there are, ``asked`` is the user's wish.
+    """
+    if asked is not None:
+        return (asked, "as asked") if asked in told else ("wall", f"the device tells no {asked} time")
+    if "cpu" not in told:
+        return "wall", "the device tells no other"
+    if threads == 1 and set(providers) == {CPU_PROVIDER}:
+        return "cpu", "with one thread on a CPU it is the time that the model takes with a core of its own"
+    return "wall", "several threads or another processor than the CPU do the work"
 
 
 def _session(run: ModelRun) -> SessionTimes:

@@ -9,12 +9,15 @@ from typing import Literal
 
 import msgspec
 
+from edgeq.comparison import Difference
 from edgeq.node_times import NodeTime
 from edgeq.report import Finding, Metric, decode, encode
 
 __all__ = [
     "DEVICE_REPORT_SCHEMA",
+    "CheckState",
     "Cluster",
+    "DeviceCheck",
     "DeviceInfo",
     "DeviceLatency",
     "DeviceReport",
@@ -108,11 +111,26 @@ class DeviceLatency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     sessions: tuple[SessionTimes, ...] = ()
 
 
+CheckState = Literal["passed", "failed", "undecided", "error"]
+
+
+class DeviceCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One thing that was asked of a device, by the option that asks: what was found, in words.
+
+    ``undecided``: what was measured does not tell. ``error``: it could not be judged.
+    """
+
+    name: str
+    state: CheckState
+    text: str
+
+
 class DeviceResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One bundle on one device; ``error`` and ``remedy`` are given where it could not be run.
 
     ``metrics`` are as in ``Report``; those of the bundle's samples are judged against its manifest.
     ``placement`` counts the nodes that each provider took, Q/DQ among them, where the device tells.
+    ``regression`` is against the baseline (A) that was given, ``checks`` are what was asked for.
     """
 
     device: DeviceInfo
@@ -131,6 +149,8 @@ class DeviceResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     metrics: tuple[Metric, ...] = ()
     nodes: tuple[NodeTime, ...] = ()
     placement: dict[str, int] = {}
+    regression: Difference | None = None
+    checks: tuple[DeviceCheck, ...] = ()
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     error: str | None = None

@@ -12,7 +12,7 @@ __all__ = ["in_words", "interval", "other_measures"]
 def in_words(found: Difference, a: str = "A", b: str = "B") -> str:
     """One sentence: the verdict, the ratio with its interval, and from how much; what would help where it is open."""
     least = f"{100 * found.min_difference:g} %"
-    measured = f"{interval(found)}, {found.sessions} processes, {found.runs} runs each"
+    measured = f"its time is {interval(found)} {a}'s, {found.sessions} processes, {found.runs} runs each"
     if found.verdict == "same":
         return f"{b} takes as long as {a}, within {least}: {measured}"
     if found.verdict != "cannot tell":
@@ -28,11 +28,11 @@ def in_words(found: Difference, a: str = "A", b: str = "B") -> str:
 
 
 def interval(found: Difference) -> str:
-    """``1.048 times (1.031 to 1.066)`` of the time, with the confidence in words."""
+    """``1.048 times (95 % interval 1.031 to 1.066)``."""
     if found.low is None or found.high is None:
-        return f"{found.ratio:.3f} times the time (no interval from so few processes)"
+        return f"{found.ratio:.3f} times (no interval from so few processes)"
     span = f"{found.low:.3f} to {found.high:.3f}"
-    return f"{found.ratio:.3f} times the time ({100 * found.level:g} % interval {span})"
+    return f"{found.ratio:.3f} times ({100 * found.level:g} % interval {span})"
 
 
 def other_measures(differences: Sequence[Difference], decided_by: str | None) -> list[str]:

@@ -206,6 +206,27 @@ def device_options(function: Command) -> Command:
             metavar="SECONDS",
             help="When a device is given up.",
         ),
+        click.option(
+            "--sessions",
+            type=click.IntRange(min=1),
+            help="Processes that it is measured in [default: 1, 8 with a baseline].",
+        ),
+        click.option("--max-latency-ms", type=float, metavar="MS", help="Longest median inference on each device."),
+        click.option("--max-regression", metavar="PERCENT", help="Most that it may be slower than the baseline: 5%."),
+        click.option(
+            "--baseline",
+            type=click.Path(path_type=Path),
+            help="What it is compared with: a file of --save-baseline, or a bundle or .onnx file to run in turn.",
+        ),
+        click.option("--save-baseline", type=click.Path(path_type=Path), help="Store the times for --baseline."),
+        click.option(
+            "--fail-if",
+            "fail_if",
+            multiple=True,
+            type=click.Choice(["cannot-tell"]),
+            help="A regression that cannot be ruled out fails, too.",
+        ),
+        click.option("--junit", type=click.Path(path_type=Path), help="Write the checks as JUnit XML."),
     )
     return _apply(decorators, function)
 
@@ -213,7 +234,10 @@ def device_options(function: Command) -> Command:
 def refuse_device_options() -> None:
     """Raise ConfigError if an option that needs ``--device`` was given without it."""
     context = click.get_current_context()
-    names = ("cores", "seconds", "runs", "warmup_runs", "no_latency", "profile", "timeout_s")
+    names = [
+        *("cores", "seconds", "runs", "warmup_runs", "no_latency", "profile", "timeout_s", "sessions"),
+        *("max_latency_ms", "max_regression", "baseline", "save_baseline", "fail_if", "junit"),
+    ]
     given = [name for name in names if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
     if given:
         (option,) = [p.opts[0] for p in context.command.params if p.name == given[0]]

@@ -9,11 +9,14 @@ from rich.markup import escape
 
 from edgeq.cli.render import result_console, result_table
 from edgeq.cli.render_nodes import add_times
+from edgeq.verdicts import in_words
 
 if TYPE_CHECKING:
     from edgeq.device_report import DeviceLatency, DeviceReport, DeviceResult
 
 __all__ = ["show_device_report"]
+
+_STATES = {"passed": "green", "failed": "red", "undecided": "yellow", "error": "red"}
 
 
 def show_device_report(report: DeviceReport, folder: Path | None) -> None:
@@ -73,6 +76,12 @@ def _show_words(result: DeviceResult) -> None:
         console.print(f"[red]error[/]: {escape(name)}: {escape(result.error)}")
         if result.remedy:
             console.print(escape(f"  remedy: {result.remedy}"))
+    for check in result.checks[1:]:
+        console.print(
+            f"[{_STATES[check.state]}]{check.state}[/]: {escape(name)}: {escape(f'{check.name}: {check.text}')}"
+        )
+    if result.regression is not None:
+        console.print(escape(f"{name}: {in_words(result.regression, 'the baseline', 'it')}"))
     for finding in result.findings:
         console.print(escape(f"{finding.severity}: {name}: {finding.text}"))
         if finding.remedy:

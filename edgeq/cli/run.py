@@ -18,9 +18,14 @@ from edgeq.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from edgeq.device_checks import DeviceLimits
     from edgeq.progress import Progress
 
 __all__ = ["run_command"]
+
+
+_SESSIONS = 8
+"""Processes that are measured where times are to be compared with others."""
 
 
 @command(None, name="run")
@@ -50,8 +55,8 @@ def run_command(
 
     Without --device it runs in this process, and each graph of it on its own provider, where that is installed
     and quick, and where --on says. With --device the bundle runs on each device and is judged there; see
-    `edgeq devices`. Exit code 6 says that a file was changed or that the outputs are not what they were, 9 that
-    --gate is not passed.
+    `edgeq devices`. Exit code 6 says that a file was changed or that the outputs are not what they were, 7 that
+    --max-latency-ms or --max-regression is not met, 9 that --gate is not passed.
 
     \b
     Example:
@@ -102,6 +107,7 @@ def _run_on_devices(
     ``options`` are those of ``DeviceOptions``; ``refused`` holds options that go with no device, by their names.
     """
     from edgeq.errors import ConfigError
+    from edgeq.junit import junit_xml
     from edgeq.pipeline import DeviceOptions
     from edgeq.pipeline import run_on_devices as carry_out
 
@@ -110,9 +116,22 @@ def _run_on_devices(
             raise ConfigError(
                 f"{option} is for a run on this machine without --device", remedy="leave out one of the two"
             )
+    baseline, stored, junit = (options.pop(name) for name in ("baseline", "save_baseline", "junit"))
+    limits = _limits(options, baseline)
     latency = not options.pop("no_latency")
-    asked = DeviceOptions(latency=latency, **options)
-    report = carry_out(bundle, devices, asked, report_folder=folder, trust_provider=trust_provider, progress=progress)
+    sessions = options.pop("sessions") or (_SESSIONS if baseline is not None or stored is not None else 1)
+    report = carry_out(
+        bundle,
+        devices,
+        DeviceOptions(latency=latency, sessions=sessions, **options),
+        report_folder=folder,
+        trust_provider=trust_provider,
+        limits=limits,
+        baseline=baseline,
+        progress=progress,
+    )
+    _write(stored, report.to_json())
+    _write(junit, junit_xml(report))
     if json_output:
         print_json(report)
     else:
@@ -121,3 +140,30 @@ def _run_on_devices(
         show_device_report(report, folder)
     if code := next((result.exit_code for result in report.results if result.exit_code), 0):
         raise SystemExit(code)
+
+
+def _limits(options: dict[str, Any], baseline: Path | None) -> DeviceLimits:
+    """Takes what belongs to them out of ``options``."""
+    from edgeq.device_checks import DeviceLimits
+    from edgeq.errors import ConfigError
+    from edgeq.request import parse_percent
+
+    regression, latency, fail_if = (options.pop(name) for name in ("max_regression", "max_latency_ms", "fail_if"))
+    if regression is not None and baseline is None:
+        raise ConfigError(
+            "--max-regression needs something to compare with",
+            remedy="add --baseline: a file of `edgeq run --save-baseline FILE`, or the bundle of before",
+        )
+    return DeviceLimits(
+        max_latency_ms=latency,
+        max_regression=None if regression is None else parse_percent(regression),
+        fail_if_undecided="cannot-tell" in fail_if,
+    )
+
+
+def _write(path: Path | None, text: bytes) -> None:
+    from edgeq.output import atomic_file
+
+    if path is not None:
+        with atomic_file(path) as work:
+            work.write_bytes(text)

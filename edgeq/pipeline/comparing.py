@@ -13,7 +13,7 @@ import numpy as np
 from edgeq import __version__
 from edgeq.compare_report import ComparedDevice, CompareReport
 from edgeq.comparison import Difference, Measure, Session, compare_sessions
-from edgeq.device_latency import summarize_runs
+from edgeq.device_latency import deciding_measure, summarize_runs
 from edgeq.device_report import DeviceInfo
 from edgeq.devices import Arrays, Device, Entry, Job, Outcome
 from edgeq.devices.protocol import ModelRun
@@ -24,9 +24,8 @@ from edgeq.pipeline.contenders import Contender, Fed, describe, feed, open_conte
 from edgeq.progress import Progress, Silent
 from edgeq.report import Metric
 from edgeq.stages.run.closeness import closeness_metrics, compare_outputs
-from edgeq.target import CPU_PROVIDER
 
-__all__ = ["Effort", "compare", "write_comparison"]
+__all__ = ["Effort", "compare", "compare_on", "write_comparison"]
 
 _A, _B = "A", "B"
 
@@ -41,9 +40,11 @@ class Effort:
     sessions: int = 8
     seconds: float = 1.0
     threads: int = 1
+    cores: str = "all"
     min_difference: float = 0.02
     by: Measure | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
+    timeout_s: float = 600.0
 
 
 def compare(
@@ -75,7 +76,7 @@ def compare(
             edgeq=__version__,
             a=describe(ours),
             b=describe(theirs),
-            results=tuple(_on(device, ours, theirs, fed, effort, progress or Silent()) for device in devices),
+            results=tuple(compare_on(device, ours, theirs, fed, effort, progress or Silent()) for device in devices),
         )
 
 
@@ -85,7 +86,10 @@ def write_comparison(folder: Path, report: CompareReport) -> None:
         file.write_bytes(report.to_json())
 
 
-def _on(device: Device, a: Contender, b: Contender, fed: Fed, effort: Effort, progress: Progress) -> ComparedDevice:
+def compare_on(
+    device: Device, a: Contender, b: Contender, fed: Fed, effort: Effort, progress: Progress
+) -> ComparedDevice:
+    """Both on one device, in turn; what fails there is in the result."""
     progress.start(f"comparing on {device.spelling}", effort.sessions)
     try:
         outcomes = []
@@ -107,8 +111,10 @@ def _job(a: Contender, b: Contender, fed: Fed, effort: Effort, number: int) -> J
         entries=tuple(entries if _a_first(number) else reversed(entries)),
         feeds=tuple(fed.inputs if first else fed.inputs[:1]),
         threads=effort.threads,
+        cores=effort.cores,
         seconds=effort.seconds,
         profile=first,
+        timeout_s=effort.timeout_s,
     )
 
 
@@ -129,7 +135,12 @@ def _judged(outcomes: Sequence[Outcome], a: Contender, b: Contender, fed: Fed, e
     differences = tuple(
         found for measure in ("wall", "cpu") if (found := _difference(outcomes, measure, effort)) is not None
     )
-    decided_by, why = _decides(differences, first, effort)
+    decided_by, why = deciding_measure(
+        [found.measure for found in differences],
+        threads=first.threads,
+        providers=[run.provider for run in first.runs],
+        asked=effort.by,
+    )
     references, notes = fed.references, list(dict.fromkeys(note for outcome in outcomes for note in outcome.notes))
     if references is None:
         notes.append(f"accuracy is not compared: {_without_references(a, b)}")
@@ -169,22 +180,6 @@ def _difference(outcomes: Sequence[Outcome], measure: Measure, effort: Effort) -
 
 def _times(run: ModelRun, measure: Measure) -> tuple[float, ...]:
     return run.wall_ms if measure == "wall" else run.cpu_ms
-
-
-def _decides(differences: Sequence[Difference], outcome: Outcome, effort: Effort) -> tuple[Measure | None, str]:
-    """CPU time, where that is what the model would take with a core of its own; else the time by the clock."""
-    told = [found.measure for found in differences]
-    if not told:
-        return None, "the device told no times"
-    if effort.by is not None:
-        return (effort.by, "as asked") if effort.by in told else ("wall", f"the device tells no {effort.by} time")
-    on_cpu = all(run.provider == CPU_PROVIDER for run in outcome.runs)
-    if "cpu" in told and outcome.threads == 1 and on_cpu:
-        return "cpu", "with one thread on a CPU it is the time that the model takes with a core of its own"
-    return (
-        "wall",
-        "the work is done by several threads or beside the CPU" if "cpu" in told else "it is all that is told",
-    )
 
 
 def _without_references(a: Contender, b: Contender) -> str:

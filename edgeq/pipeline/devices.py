@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,11 +13,15 @@ import msgspec
 
 import edgeq
 from edgeq.bundle import Bundle, GraphEntry, read_bundle
-from edgeq.device_report import DeviceInfo, DeviceReport, DeviceResult
+from edgeq.device_checks import REGRESSION, DeviceLimits, against_baseline, read_baseline, with_checks
+from edgeq.device_latency import summarize_runs
+from edgeq.device_report import DeviceCheck, DeviceInfo, DeviceReport, DeviceResult
 from edgeq.devices.protocol import Device, Entry, Job
 from edgeq.devices.registry import parse_device
 from edgeq.errors import ConfigError, EdgeqError, MissingProviderError, OutputError
 from edgeq.output import atomic_file
+from edgeq.pipeline.comparing import Effort, compare_on
+from edgeq.pipeline.contenders import Contender, feed, open_contender
 from edgeq.progress import Progress, Silent
 from edgeq.report import Finding
 from edgeq.stages.run.on_device import References, judge_device
@@ -35,7 +40,8 @@ _EMULATED_RUNS = 3
 class DeviceOptions:
     """How a bundle is run; None leaves it to what suits the device. See ``Job``.
 
-    ``tolerance_db``: how far an output's SQNR may stay behind the manifest's.
+    ``tolerance_db``: how far an output's SQNR may stay behind the manifest's. ``sessions``: processes that it is
+    measured in; the first also gives the outputs.
     """
 
     threads: int = 1
@@ -47,6 +53,7 @@ class DeviceOptions:
     profile: bool = False
     tolerance_db: float = 3.0
     timeout_s: float = 600.0
+    sessions: int = 1
 
     def job(self, *, emulated: bool) -> Job:
         """Without entries and feeds."""
@@ -69,6 +76,8 @@ def run_on_devices(
     *,
     report_folder: str | os.PathLike[str] | None = None,
     trust_provider: bool = False,
+    limits: DeviceLimits | None = None,
+    baseline: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> DeviceReport:
     """Run a bundle's samples on devices and judge what comes back; see ``edgeq.run_on_devices``.
@@ -84,17 +93,21 @@ def run_on_devices(
         check_providers(bundle)
     load_samples(bundle)
     progress = progress or Silent()
-    progress.start(f"running on {', '.join(device.spelling for device in found)}", len(found))
+    with tempfile.TemporaryDirectory(prefix="edgeq-") as scratch:
+        compare = _comparison(bundle, baseline, options, trust_provider, Path(scratch))
+        progress.start(f"running on {', '.join(device.spelling for device in found)}", len(found))
 
-    def run(device: Device) -> DeviceResult:
-        result = run_on_device(bundle, device, options)
-        progress.advance()
-        return result
+        def run(device: Device) -> DeviceResult:
+            result = run_on_device(bundle, device, options)
+            if result.error is None:
+                result = compare(device, result)
+            progress.advance()
+            return with_checks(result, limits or DeviceLimits())
 
-    try:
-        results = _by_machine(found, run)
-    finally:
-        progress.finish()
+        try:
+            results = _by_machine(found, run)
+        finally:
+            progress.finish()
     manifest = bundle.manifest
     report = DeviceReport(
         edgeq=edgeq.__version__,
@@ -106,6 +119,39 @@ def run_on_devices(
     if report_folder is not None:
         _write(Path(report_folder), report)
     return report
+
+
+def _comparison(
+    bundle: Bundle,
+    baseline: str | os.PathLike[str] | None,
+    options: DeviceOptions,
+    trust_provider: bool,
+    scratch: Path,
+) -> Callable[[Device, DeviceResult], DeviceResult]:
+    """What adds to a result how it differs from the baseline: a report that was stored, or another model to run."""
+    if baseline is None:
+        return lambda _, result: result
+    path = Path(baseline)
+    if not path.is_dir() and path.suffix != ".onnx":
+        stored = read_baseline(path)
+        return lambda _, result: against_baseline(result, stored)
+    before = open_contender(path, scratch / "baseline", trust_provider=trust_provider)
+    now = Contender(bundle, bare=False)
+    fed = feed(before, now, {})
+    effort = Effort(
+        options.sessions, options.seconds or Effort.seconds, options.threads, options.cores, timeout_s=options.timeout_s
+    )
+
+    def in_turn(device: Device, result: DeviceResult) -> DeviceResult:
+        if result.device.emulated:
+            return result
+        found = compare_on(device, before, now, fed, effort, Silent())
+        if found.error is None:
+            return msgspec.structs.replace(result, regression=found.difference)
+        check = DeviceCheck(name=REGRESSION, state="error", text=f"the baseline: {found.error}")
+        return msgspec.structs.replace(result, checks=(check,))
+
+    return in_turn
 
 
 def _by_machine(devices: Sequence[Device], run: Callable[[Device], DeviceResult]) -> list[DeviceResult]:
@@ -156,7 +202,12 @@ def _run_graph(
     job = replace(options.job(emulated=info.emulated), entries=(entry,), feeds=tuple(inputs))
     outcome = device.run(job)
     references = References(outputs, f"the bundle's {samples.count} samples")
-    return judge_device(outcome, outcome.runs[0], graph, references, tolerance_db=options.tolerance_db)
+    result = judge_device(outcome, outcome.runs[0], graph, references, tolerance_db=options.tolerance_db)
+    if options.sessions == 1 or not options.latency:
+        return result
+    again = replace(job, feeds=job.feeds[:1], profile=False)
+    runs = [outcome.runs[0], *(device.run(again).runs[0] for _ in range(options.sessions - 1))]
+    return msgspec.structs.replace(result, latency=summarize_runs(runs, emulated=info.emulated))
 
 
 def _failed(device: Device, graph: GraphEntry, error: EdgeqError) -> DeviceResult:

@@ -67,7 +67,7 @@ def test_both_orders_of_loading_are_run_as_often(device: PythonDevice, bundle: P
 def test_a_slowdown_is_told_and_can_fail_a_build(device: PythonDevice, bundle: Path, slower: Path) -> None:
     found = edgeq("compare", bundle, slower, "--fail-if", "slower", "--sessions", "4")
     assert found.code == 7
-    assert "B is slower than A: 1.050 times the time (95 % interval 1.0" in found.out
+    assert "B is slower than A: its time is 1.050 times (95 % interval 1.0" in found.out
     compare(bundle, slower)
     report = compare(slower, bundle, "--fail-if", "slower")
     assert report.results[0].difference.verdict == "faster"
