@@ -30,6 +30,7 @@ help:
 	@echo "make device-tools  fetch what stands for phones and boards in 'make test-all' (docs/devices.md)"
 	@echo "make runner-android NDK=folder  the same for Android, with the NDK's compiler"
 	@echo "make bench     measure speed and accuracy on DATA=folder (docs/benchmarks.md)"
+	@echo "make android-tools  fetch what the slow tests of Android modules need (docs/embedding.md)"
 	@echo "make clean     remove what the other targets made, except $(VENV)"
 
 # A stamp per set of extras: `all` holds everything that `examples` does.
@@ -104,6 +105,10 @@ runner-android: $(VENV)/.all
 
 device-tools: $(VENV)/.all
 	$(BIN)/python tests/devices/device_tools.py
+
+.PHONY: android-tools
+android-tools: $(VENV)/.all
+	$(BIN)/python tests/embed/install_android_tools.py
 
 clean:
 	rm -rf edgeq/devices/runner/bin

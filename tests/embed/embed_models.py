@@ -14,7 +14,7 @@ HOSTILE = (
     "\\(exit(1))",
     "*/ fun pwn() {} /*",
     "class",
-    "class",
+    "Class",
     "a\nb",
     "\u202egnp.\u2066",
     "日本語",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +18,30 @@ __all__ = ["Platform", "Project", "ProjectFile", "Request"]
 
 @dataclass(frozen=True)
 class ProjectFile:
-    """A file of the project: its path with forward slashes, and its bytes or the file that holds them."""
+    """A file of the project: its path with forward slashes, and its bytes or the file that holds them.
+
+    ``made_from`` is for a file whose bytes differ from run to run: what it follows from. While that is the same, the
+    file that is there stays.
+    """
 
     path: str
     content: bytes | Path
+    made_from: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
+
+    @property
+    def deflated_size(self) -> int:
+        """Length in bytes once it is compressed as in a ZIP file (zlib, level 6), read in pieces."""
+        squeeze = zlib.compressobj(6)
+        if isinstance(self.content, bytes):
+            return len(squeeze.compress(self.content) + squeeze.flush())
+        with self.content.open("rb") as stream:
+            pieces = iter(lambda: stream.read(1 << 20), b"")
+            return sum(len(squeeze.compress(piece)) for piece in pieces) + len(squeeze.flush())
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,9 @@ _SCHEMA = 1
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What edgeq knows of a project that it wrote.
 
-    ``files`` holds the sha256 of each generated file. ``writing`` holds those of files that were about to be
-    written when the record was, so that an interrupted run does not look like the user's edits. ``new`` names the
-    files that have a newer version beside them.
+    ``files`` holds the sha256 of each generated file, ``made`` what some of them were made from. ``writing`` holds
+    those of files that were about to be written when the record was, so that an interrupted run does not look like
+    the user's edits. ``new`` names the files that have a newer version beside them.
     """
 
     schema: int = _SCHEMA
@@ -45,6 +45,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     platform: str
     options: EmbedOptions
     files: dict[str, str] = {}
+    made: dict[str, str] = {}
     writing: dict[str, str] = {}
     new: tuple[str, ...] = ()
 
@@ -102,8 +103,9 @@ def write_project(folder: Path, project: Project, record: Record, earlier: Recor
     Raises:
         OutputError: the folder cannot be written, or a folder in it is a symbolic link.
     """
-    digests = {file.path: _digest(file.content) for file in project.files}
-    record = msgspec.structs.replace(record, files=digests)
+    digests = {file.path: _digest(file, folder, earlier) for file in project.files}
+    made = {file.path: file.made_from for file in project.files if file.made_from is not None}
+    record = msgspec.structs.replace(record, files=digests, made=made)
     if earlier is None:
         with atomic_folder(folder, overwrite=True) as work:
             for file in project.files:
@@ -218,5 +220,11 @@ def _write_record(folder: Path, record: Record) -> None:
         file.write_bytes(encode(record))
 
 
-def _digest(content: bytes | Path) -> str:
+def _digest(file: ProjectFile, folder: Path, earlier: Record | None) -> str:
+    """The sha256 that a file is to have: that of what is there if it was made from the same."""
+    if earlier is not None and file.made_from is not None and earlier.made.get(file.path) == file.made_from:
+        known = earlier.files.get(file.path)
+        if known is not None and _found(folder / file.path) == known:
+            return known
+    content = file.content
     return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_entry(content).sha256

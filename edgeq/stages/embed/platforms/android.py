@@ -2,117 +2,127 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from edgeq.bundle import GraphEntry
 from edgeq.errors import ConfigError
 from edgeq.stages.embed.names import KOTLIN, pascal, snake, words
 from edgeq.stages.embed.platforms.android_code import kotlin_code
-from edgeq.stages.embed.platforms.android_runtime import (
-    ABIS,
-    COMPILE_SDK,
-    GRADLE_PLUGIN,
-    KOTLIN_PLUGIN,
-    MIN_SDK,
-    RUNTIME,
-    AndroidProvider,
-    find_provider,
-)
+from edgeq.stages.embed.platforms.android_graphs import GraphView, graph_views
+from edgeq.stages.embed.platforms.android_runtime import ABIS, COMPILE_SDK, GRADLE_PLUGIN, RUNTIME
+from edgeq.stages.embed.platforms.android_samples import bench_view, sample_files, sample_view
+from edgeq.stages.embed.platforms.android_size import PLAY_BASE_BYTES, size_rows
 from edgeq.stages.embed.project import Platform, Project, ProjectFile, Request
 from edgeq.stages.embed.render import render_files
 
 __all__ = ["ANDROID"]
 
-_ASSETS = "src/main/assets/edgeq"
-
-
-@dataclass(frozen=True)
-class GraphView:
-    """A graph as the templates see it: its asset folder and file, and how a session with it is made.
-
-    ``key`` changes with the content: what was copied for another key is another model.
-    """
-
-    entry: GraphEntry
-    folder: str
-    files: tuple[str, ...]
-    key: str
-    provider: AndroidProvider
-
-    @property
-    def model(self) -> str:
-        return self.files[0]
+_OWN_CLASSES = frozenset({"BenchActivity", "ModelFiles", "Npy", "OrtRuntime", "Plugin", "Tensors", "Label", "Outputs"})
+_OWN_CLASSES |= {"Context", "Fp16Conversions", "IOException", "Log", "OnnxJavaType", "OnnxTensor"}
+_OWN_CLASSES |= {"OrtException", "OrtSession", "Bitmap"}
+"""Classes that the generated code has or imports: the model's may not be called so."""
 
 
 def _make(request: Request) -> Project:
     manifest, options = request.bundle.manifest, request.options
-    name = options.name or KOTLIN.identifiers([manifest.name], pascal, "Model")[0]
-    slug = "-".join(words(manifest.name)) or "model"
-    package = _package(options.package or f"edgeq.{KOTLIN.identifiers([manifest.name], snake, 'model')[0]}")
-    graphs = tuple(_graph(request, slug, graph) for graph in manifest.graphs)
-    context = {
+    slug = "-".join(words(manifest.name))[:48].rstrip("-") or "model"
+    graphs = graph_views(request, slug)
+    code = kotlin_code(request.signature, has_fallback=len(graphs) > 1)
+    asset_bytes = sum(graph.bytes for graph in graphs)
+    packed = asset_bytes > PLAY_BASE_BYTES
+    context: dict[str, Any] = {
         "m": manifest,
-        "name": name,
+        "name": _name(manifest.name, options.name),
         "slug": slug,
-        "package": package,
-        "code": kotlin_code(request.signature),
-        "signature": request.signature,
+        "package": _package(options.package or f"edgeq.{KOTLIN.identifiers([manifest.name], snake, 'model')[0]}"),
+        "code": code,
         "graph": graphs[0],
         "graphs": graphs,
+        "plugin": next((graph for graph in graphs if graph.provider.plugin), None),
+        "dependencies": graphs[0].provider.dependencies,
+        "vendor_libraries": graphs[0].provider.vendor_libraries,
+        "min_sdk": max(graph.provider.min_sdk for graph in graphs),
+        "ranked": code.ranked(request.signature.labelled),
+        "labels": manifest.labels and f"edgeq/{slug}/{manifest.labels}",
         "runtime": RUNTIME,
-        "gradle": {
-            "plugin": GRADLE_PLUGIN,
-            "kotlin": KOTLIN_PLUGIN,
-            "compile_sdk": COMPILE_SDK,
-            "min_sdk": MIN_SDK,
-        },
-        "abis": _abis(options.abis),
+        "abis": _abis(options.abis, graphs),
+        "gradle": {"plugin": GRADLE_PLUGIN, "compile_sdk": COMPILE_SDK},
+        "folder": f"edgeq/{slug}/samples",
+        "samples": sample_view(request.bundle, code),
+        "bench": bench_view(request.bundle, code) if options.bench else None,
+        "packed": packed,
+        "pack_name": slug.replace("-", "_"),
+        "asset_bytes": asset_bytes,
         "fence": "`" * 3,
     }
-    files = render_files("android", _templates(package.replace(".", "/"), name), context)
-    return Project(
-        files=(*files, *_assets(request, slug, graphs)),
-        next=(f'in your app\'s settings.gradle.kts: include(":{slug}"), and the folder as its projectDir',),
-    )
+    context["sizes"] = size_rows(graphs, context["abis"])
+    files = [
+        *render_files("android", _templates(context), context),
+        *_assets(request, slug, graphs, "asset-pack/" if packed else ""),
+        *sample_files(request.bundle, f"src/androidTest/assets/edgeq/{slug}/samples"),
+        *_operators(graphs),
+    ]
+    return Project(tuple(files), sizes=context["sizes"], notes=_notes(context), next=_next(context))
 
 
-def _templates(folder: str, name: str) -> dict[str, str]:
+def _templates(context: Mapping[str, Any]) -> dict[str, str]:
     """The template of each generated file, by path."""
-    return {
+    name, folder = context["name"], str(context["package"]).replace(".", "/")
+    main, test, debug = (f"src/{kind}/kotlin/{folder}" for kind in ("main", "androidTest", "debug"))
+    found = {
         "README.md": "README.md.jinja",
         "build.gradle.kts": "build.gradle.kts.jinja",
         "settings.gradle.kts": "settings.gradle.kts.jinja",
         "consumer-rules.pro": "consumer-rules.pro.jinja",
+        "make-aar.sh": "make-aar.sh.jinja",
         "src/main/AndroidManifest.xml": "AndroidManifest.xml.jinja",
-        f"src/main/kotlin/{folder}/{name}.kt": "Model.kt.jinja",
-        f"src/main/kotlin/{folder}/ModelFiles.kt": "ModelFiles.kt.jinja",
-        f"src/main/kotlin/{folder}/Runtime.kt": "Runtime.kt.jinja",
-        f"src/main/kotlin/{folder}/Tensors.kt": "Tensors.kt.jinja",
+        f"{main}/{name}.kt": "Model.kt.jinja",
+        f"{main}/ModelFiles.kt": "ModelFiles.kt.jinja",
+        f"{main}/OrtRuntime.kt": "OrtRuntime.kt.jinja",
+        f"{main}/Tensors.kt": "Tensors.kt.jinja",
     }
+    if context["plugin"]:
+        found[f"{main}/Plugin.kt"] = "Plugin.kt.jinja"
+    if context["samples"]:
+        found |= {f"{test}/{name}Test.kt": "ModelTest.kt.jinja", f"{test}/Npy.kt": "Npy.kt.jinja"}
+    if context["bench"]:
+        found |= {
+            "src/debug/AndroidManifest.xml": "BenchManifest.xml.jinja",
+            f"{debug}/BenchActivity.kt": "BenchActivity.kt.jinja",
+        }
+    if context["packed"]:
+        found["asset-pack/build.gradle.kts"] = "AssetPack.gradle.kts.jinja"
+    return found
 
 
-def _graph(request: Request, slug: str, entry: GraphEntry) -> GraphView:
-    files = request.graph_files(entry)
-    key = hashlib.sha256("".join(request.bundle.manifest.files[file].sha256 for file in files).encode()).hexdigest()
-    provider = find_provider(entry.provider.name, entry.target)
-    folder = f"edgeq/{slug}/{'' if entry.model == files[0] == 'model.onnx' else 'fallback'}".rstrip("/")
-    return GraphView(entry, folder, tuple(file.rpartition("/")[2] for file in files), key[:16], provider)
-
-
-def _assets(request: Request, slug: str, graphs: Sequence[GraphView]) -> list[ProjectFile]:
-    """The models and what is read beside them, as they lie in the bundle."""
+def _assets(request: Request, slug: str, graphs: Sequence[GraphView], pack: str) -> list[ProjectFile]:
+    """The models, in the pack if there is one, and what is read beside them, as they lie in the bundle."""
     bundle = request.bundle
-    places = {
-        f"src/main/assets/{graph.folder}/{file}": name
+    models = [replace(file, path=f"{pack}src/main/assets/{file.path}") for graph in graphs for file in graph.assets]
+    beside = [name for name in (bundle.manifest.labels, "LICENSES.md", "tokenizer.json") if name is not None]
+    return models + [
+        ProjectFile(f"src/main/assets/edgeq/{slug}/{name}", bundle.file(name))
+        for name in beside
+        if name in bundle.manifest.files
+    ]
+
+
+def _operators(graphs: Sequence[GraphView]) -> list[ProjectFile]:
+    """What a reduced build of ONNX Runtime has to contain, for the graph that the CPU runs."""
+    return [
+        ProjectFile("size/required_operators_and_types.config", graph.operators.encode(), graph.key)
         for graph in graphs
-        for name, file in zip(request.graph_files(graph.entry), graph.files, strict=True)
-    }
-    for name in (bundle.manifest.labels, "LICENSES.md", "tokenizer.json"):
-        if name in bundle.manifest.files:
-            places[f"{_ASSETS}/{slug}/{name}"] = str(name)
-    return [ProjectFile(place, bundle.file(name)) for place, name in places.items()]
+        if graph.operators is not None
+    ]
+
+
+def _name(model: str, chosen: str | None) -> str:
+    if chosen is not None and (chosen in _OWN_CLASSES or chosen in KOTLIN.keywords):
+        raise ConfigError(
+            f"the generated code has a class {chosen!r} already", where="--name", remedy="choose another name"
+        )
+    return chosen or KOTLIN.identifiers([model], pascal, "model", _OWN_CLASSES)[0]
 
 
 def _package(package: str) -> str:
@@ -126,14 +136,44 @@ def _package(package: str) -> str:
     return package
 
 
-def _abis(abis: tuple[str, ...] | None) -> tuple[str, ...]:
-    if unknown := sorted(set(abis or ()) - set(ABIS)):
+def _abis(abis: tuple[str, ...] | None, graphs: Sequence[GraphView]) -> tuple[str, ...]:
+    known = [abi for abi in ABIS if all(abi in graph.provider.abis for graph in graphs)]
+    if unknown := [abi for abi in abis or () if abi not in known]:
         raise ConfigError(
-            f"onnxruntime-android has no libraries for {', '.join(unknown)}",
+            f"there are no libraries for {', '.join(unknown)}",
             where="--abi",
-            remedy=f"choose among {', '.join(ABIS)}",
+            remedy=f"choose among {', '.join(known)}",
         )
     return abis or ABIS[:1]
 
 
-ANDROID = Platform("android", "a Gradle library module in Kotlin", frozenset({"name", "package", "abis"}), _make)
+def _notes(context: Mapping[str, Any]) -> tuple[str, ...]:
+    graph: GraphView = context["graph"]
+    notes = ["Gradle was not run: no Maven repository is read here. The README of the module says what was checked."]
+    if graph.provider.plugin:
+        notes.append(
+            f"nothing was run on a phone's {graph.entry.provider.name}; the versions of its libraries in "
+            "build.gradle.kts are those of its release notes"
+        )
+    if "android" not in graph.entry.target:
+        notes.append(
+            f"the model was made for {graph.entry.target}: it runs, but its kernels were chosen for another "
+            "processor; --target android makes one for phones"
+        )
+    return tuple(notes)
+
+
+def _next(context: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        f'in the app\'s settings.gradle.kts: include(":{context["slug"]}"), with this folder as its projectDir',
+        f'in the app\'s build.gradle.kts: implementation(project(":{context["slug"]}")); README.md has the rest',
+        f"on a device: ./gradlew :{context['slug']}:connectedAndroidTest",
+    )
+
+
+ANDROID = Platform(
+    "android",
+    "a Gradle library module in Kotlin",
+    frozenset({"name", "package", "format", "abis", "bench"}),
+    _make,
+)

@@ -49,9 +49,9 @@ class TensorView:
         """An expression of type OnnxTensor, for inputs."""
         if self.type.half:
             values = f"Fp16Conversions.convertFloatBufferToFp16Buffer({self.id})"
-            return f"OnnxTensor.createTensor(Runtime.environment, {values}, {self.shape}, OnnxJavaType.FLOAT16)"
+            return f"OnnxTensor.createTensor(OrtRuntime.environment, {values}, {self.shape}, OnnxJavaType.FLOAT16)"
         kind = f", OnnxJavaType.{self.type.java_type}" if self.type.java_type else ""
-        return f"OnnxTensor.createTensor(Runtime.environment, {self.id}, {self.shape}{kind})"
+        return f"OnnxTensor.createTensor(OrtRuntime.environment, {self.id}, {self.shape}{kind})"
 
     @property
     def count(self) -> str:
@@ -67,6 +67,7 @@ class SizeView:
     and where they are buffers.
     """
 
+    name: Foreign
     id: str
     text: str
     array_default: str | None
@@ -80,12 +81,19 @@ class Code:
     inputs: tuple[TensorView, ...]
     outputs: tuple[TensorView, ...]
     sizes: tuple[SizeView, ...]
+    has_fallback: bool = False
+
+    def ranked(self, labelled: Tensor | None) -> TensorView | None:
+        """The output whose last axis has a score for each label."""
+        found = (t for t in self.outputs if t.tensor is labelled and t.type.array == "FloatArray")
+        return next(found, None)
 
     @property
     def imports(self) -> tuple[str, ...]:
         """What the class of the model imports, in order."""
         types = [tensor.type for tensor in self.inputs]
         names = {"android.content.Context", "java.io.IOException"}
+        names |= {"android.util.Log"} if self.has_fallback else set()
         names |= {f"ai.onnxruntime.{name}" for name in ("OnnxTensor", "OrtException", "OrtSession")}
         names |= {f"java.nio.{type_.buffer}" for type_ in types}
         names |= {"ai.onnxruntime.OnnxJavaType" for type_ in types if type_.java_type or type_.half}
@@ -99,7 +107,7 @@ class Code:
         return tuple(by_name[name] for name in sorted(by_name))
 
 
-def kotlin_code(signature: Signature) -> Code:
+def kotlin_code(signature: Signature, *, has_fallback: bool = False) -> Code:
     """Names are valid, unique and no keywords; raises ConfigError for a type that the Java API does not have."""
     input_ids = KOTLIN.identifiers((t.name for t in signature.inputs), camel, "input", _LOCALS)
     size_ids = KOTLIN.identifiers((s.name for s in signature.sizes), camel, "size", (*_LOCALS, *input_ids))
@@ -112,6 +120,7 @@ def kotlin_code(signature: Signature) -> Code:
         ),
         outputs=_outputs(signature),
         sizes=tuple(_size(size, sizes, ids) for size in signature.sizes),
+        has_fallback=has_fallback,
     )
 
 
@@ -137,4 +146,4 @@ def _size(size: Size, sizes: Mapping[str, str], ids: Mapping[str, str]) -> SizeV
         part = "" if divisor == "1" else f" / {divisor}"
         name = ids[str(size.of.name)]
         array, buffer = f"{name}.size{part}", f"{name}.remaining(){part}"
-    return SizeView(sizes[str(size.name)], comment(size.name), array, buffer)
+    return SizeView(size.name, sizes[str(size.name)], comment(size.name), array, buffer)

@@ -11,33 +11,46 @@ __all__ = [
     "ABIS",
     "COMPILE_SDK",
     "GRADLE_PLUGIN",
-    "KOTLIN_PLUGIN",
+    "MAX_IR",
+    "MAX_OPSET",
     "MIN_SDK",
     "PROVIDERS",
     "RUNTIME",
+    "RUNTIME_BYTES",
     "AndroidProvider",
+    "Dependency",
     "KotlinType",
     "find_provider",
     "kotlin_type",
 ]
 
-COMPILE_SDK, MIN_SDK = 36, 24
-"""Android 16, and what onnxruntime-android 1.29 asks for at least (its manifest)."""
-
-GRADLE_PLUGIN, KOTLIN_PLUGIN = "8.13.0", "2.2.20"
-"""For building the module alone; in an app the app's own versions count. Not run here: no Maven repository."""
-
 RUNTIME = "1.29.0"
 """Of com.microsoft.onnxruntime:onnxruntime-android.
 
-Inspected: its Java API is what generated code is compiled against, its libraries are aligned to 16 KB, and the
-WebGPU and XNNPACK providers are inside. It is also what Qualcomm's plugin 2.7.0 was built with (release notes of
-onnxruntime-qnn v2.7.0). It runs models up to opset 24 and IR version 11 (the operators of ONNX 1.19; newer
-releases of ONNX Runtime are supersets).
+Inspected: generated code is compiled against its classes, its libraries are aligned to 16 KB, and the WebGPU and
+XNNPACK providers are inside. It is also what Qualcomm's plugin 2.7.0 was built with (its release notes). Newer ones
+exist and run the same models.
 """
 
-ABIS = ("arm64-v8a", "armeabi-v7a", "x86", "x86_64")
-"""What onnxruntime-android has libraries for; phones of today are the first."""
+MAX_OPSET, MAX_IR = 24, 12
+"""What it runs at least: it was built with ONNX 1.19 or newer (that of ONNX Runtime 1.23 already)."""
+
+RUNTIME_BYTES = {
+    "arm64-v8a": (32_232_640, 12_154_177),
+    "armeabi-v7a": (22_809_264, 10_974_777),
+    "x86": (38_535_920, 14_265_461),
+    "x86_64": (38_573_088, 14_162_146),
+}
+"""Bytes of its libraries by processor, as installed and deflated (zlib, level 6), measured on the AAR."""
+
+ABIS = tuple(RUNTIME_BYTES)
+"""Android's names of processors; phones of today have the first."""
+
+COMPILE_SDK, MIN_SDK = 36, 24
+"""Android 16, and what onnxruntime-android 1.29 asks for at least (its manifest)."""
+
+GRADLE_PLUGIN = "9.2.0"
+"""For building the module alone; in an app the app's own version counts. Not run here: no Maven repository."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +100,32 @@ def kotlin_type(tensor: Tensor) -> KotlinType:
 
 
 @dataclass(frozen=True)
+class Dependency:
+    """A Maven module that comes beside onnxruntime-android; ``variable`` holds its version in the build file."""
+
+    module: str
+    version: str
+    variable: str
+
+
+@dataclass(frozen=True)
 class AndroidProvider:
     """How an app gets an execution provider.
 
     ``method`` is the one of SessionOptions that adds it, None for the CPU's, which is always there. A ``plugin``
-    is a library that is registered with ONNX Runtime first. ``dependencies`` are Maven coordinates besides
-    onnxruntime-android, ``vendor_libraries`` what the manifest must declare to see them on the device.
+    is a library that is registered with ONNX Runtime first. ``dependencies`` come besides onnxruntime-android,
+    ``vendor_libraries`` are what the manifest must declare to see them on the device. ``desk_options`` are those of
+    the bundle's options that stand for a chip where there is none: a device knows its own. ``abis`` are the
+    processors that it exists for, ``min_sdk`` the lowest Android.
     """
 
     method: str | None = None
     plugin: str | None = None
-    dependencies: tuple[str, ...] = ()
+    dependencies: tuple[Dependency, ...] = ()
     vendor_libraries: tuple[str, ...] = ()
+    desk_options: frozenset[str] = frozenset()
+    abis: tuple[str, ...] = ABIS
+    min_sdk: int = MIN_SDK
 
 
 PROVIDERS = {
@@ -107,8 +134,15 @@ PROVIDERS = {
     "WebGpuExecutionProvider": AndroidProvider("addWebGPU"),
     "QNNExecutionProvider": AndroidProvider(
         plugin="libonnxruntime_providers_qnn.so",
-        dependencies=("com.qualcomm.qti:onnxruntime-android-qnn:2.7.0", "com.qualcomm.qti:qnn-runtime:2.51.0"),
+        # Release notes of onnxruntime-qnn v2.7.0: built with ONNX Runtime 1.29.0, QAIRT 2.51.0. Its page names API 27.
+        dependencies=(
+            Dependency("com.qualcomm.qti:onnxruntime-android-qnn", "2.7.0", "qnnPluginVersion"),
+            Dependency("com.qualcomm.qti:qnn-runtime", "2.51.0", "qnnRuntimeVersion"),
+        ),
         vendor_libraries=("libcdsprpc.so",),
+        desk_options=frozenset({"soc_model", "htp_arch", "device_id"}),
+        abis=("arm64-v8a",),
+        min_sdk=27,
     ),
 }
 """What onnxruntime-android has inside, and the plugin that runs on it."""

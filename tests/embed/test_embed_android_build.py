@@ -1,0 +1,190 @@
+"""The Android module with the real tools of an Android build: compiler, linker, aligner, signer."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from android_tools import (
+    AAR,
+    ANDROID_JAR,
+    DX,
+    KOTLIN,
+    RUNTIME_JAR,
+    TOOLS,
+    compile_kotlin,
+    kotlinc,
+    link,
+    load_alignments,
+    needs_android_tools,
+    run,
+    stored_offsets,
+)
+from embed_models import HOSTILE, MakeBundle
+
+import edgeq
+from edgeq.stages.embed.platforms.android_runtime import ABIS, PROVIDERS, RUNTIME_BYTES
+from edgeq.target import Provider
+
+pytestmark = [pytest.mark.slow, needs_android_tools]
+
+STUBS = Path(__file__).with_name("android_stubs")
+PAGE = 16384
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The module of EfficientNet-Lite0 for Android."""
+    folder = tmp_path_factory.mktemp("example")
+    edgeq.export("example:efficientnet-lite0", target="android", output=folder / "bundle", effort=0, measure=False)
+    return edgeq.embed(folder / "bundle", platform="android", output=folder / "module", bench=True).path
+
+
+def test_real_models_compile(example: Path, tmp_path: Path) -> None:
+    """A picture model for the CPU, the same for the NPU with a fallback in the ort format, and a text model."""
+    sources = [STUBS, *(example / "src").glob("*/kotlin")]
+    for name, target in (("efficientnet-lite0", "android-npu"), ("minilm", "android")):
+        bundle = tmp_path / name
+        edgeq.export(f"example:{name}", target=target, output=bundle, effort=0, measure=False)
+        form = "ort" if target == "android-npu" else None
+        module = edgeq.embed(
+            bundle, platform="android", package=f"npu.{name.replace('-', '')}", bench=True, model_format=form
+        )
+        sources += (module.path / "src").glob("*/kotlin")
+    compile_kotlin(sources, tmp_path / "classes")
+    assert (tmp_path / "classes" / "edgeq" / "efficientnet_lite0" / "EfficientnetLite0.class").exists()
+
+
+def test_hostile_names_compile(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    labels = [f"{i} {name}".splitlines()[0] for i, name in enumerate(HOSTILE[:3])]
+    bundle = make_bundle(names=HOSTILE, name="Runtime */ ${x}", labels=labels, shape=("class", None))
+    module = edgeq.embed(bundle.path, platform="android", output=tmp_path / "module", bench=True).path
+    compile_kotlin([STUBS, *(module / "src").glob("*/kotlin")], tmp_path / "classes")
+
+
+def test_every_type_compiles(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    sources = [STUBS]
+    for dtype in ("FLOAT16", "DOUBLE", "INT64", "INT16", "UINT8", "BOOL"):
+        bundle = make_bundle(
+            dtype, name=dtype, names=("a", "b"), dtype=ir.DataType[dtype], shape=(None, 3, "n"), labels=()
+        )
+        module = edgeq.embed(bundle.path, platform="android", output=tmp_path / "modules" / dtype, bench=True).path
+        sources += (module / "src").glob("*/kotlin")
+    compile_kotlin(sources, tmp_path / "classes")
+
+
+def test_every_provider_compiles(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    sources = [STUBS]
+    for name in PROVIDERS:
+        provider = Provider(name=name, package="p", version=">=1", options={"a": "b"}, session={"c": "d"})
+        bundle = make_bundle(name, name=name, provider=provider)
+        module = edgeq.embed(bundle.path, platform="android", output=tmp_path / "modules" / name).path
+        sources += (module / "src").glob("*/kotlin")
+        link(module / "src" / "main" / "AndroidManifest.xml", tmp_path / "linked.apk", "com.example.app")
+    compile_kotlin(sources, tmp_path / "classes")
+
+
+def test_manifests_link(example: Path, tmp_path: Path) -> None:
+    for kind in ("main", "debug"):
+        link(example / "src" / kind / "AndroidManifest.xml", tmp_path / f"{kind}.apk", "com.example.app")
+    shown = run(["aapt2", "dump", "badging", tmp_path / "debug.apk"])
+    assert "package: name='com.example.app'" in shown
+    assert "targetSdkVersion:'36'" in shown
+
+
+def test_an_aar_is_made_without_gradle(example: Path, tmp_path: Path) -> None:
+    output = tmp_path / "model.aar"
+    environment = {"ANDROID_JAR": ANDROID_JAR, "ORT_AAR": AAR, "KOTLIN_STDLIB": KOTLIN / "kotlin-stdlib.jar"}
+    texts = {name: str(path) for name, path in environment.items()}
+    run(["sh", example / "make-aar.sh", output], **texts, KOTLINC=" ".join(kotlinc()))
+    with zipfile.ZipFile(output) as aar:
+        names = set(aar.namelist())
+        assert {"AndroidManifest.xml", "R.txt", "classes.jar", "proguard.txt"} <= names
+        assert b'package="edgeq.efficientnet_lite0"' in aar.read("AndroidManifest.xml")
+        assert b"-keep class ai.onnxruntime.**" in aar.read("proguard.txt")
+        model = "assets/edgeq/efficientnet-lite0/model/model.onnx"
+        assert aar.read(model) == (example / "src" / "main" / model).read_bytes()
+        (tmp_path / "classes.jar").write_bytes(aar.read("classes.jar"))
+    with zipfile.ZipFile(tmp_path / "classes.jar") as classes:
+        assert "edgeq/efficientnet_lite0/EfficientnetLite0.class" in classes.namelist()
+    assert not [path for path in example.iterdir() if path.name == "build"]
+
+
+def test_a_signed_aligned_apk_holds_model_and_library(example: Path, tmp_path: Path) -> None:
+    unsigned, aligned, signed = (tmp_path / f"{name}.apk" for name in ("unsigned", "aligned", "signed"))
+    link(example / "src" / "main" / "AndroidManifest.xml", unsigned, "com.example.app")
+    dex = _dexed(example, tmp_path)
+    library = TOOLS / "aar" / "jni" / "arm64-v8a" / "libonnxruntime.so"
+    assets = example / "src" / "main" / "assets"
+    with zipfile.ZipFile(unsigned, "a", zipfile.ZIP_STORED) as apk:
+        apk.write(dex, "classes.dex")
+        apk.write(library, "lib/arm64-v8a/libonnxruntime.so")
+        for file in sorted(path for path in assets.rglob("*") if path.is_file()):
+            apk.write(file, f"assets/{file.relative_to(assets).as_posix()}")
+    run(["zipalign", "-f", str(PAGE), unsigned, aligned])
+    key = tmp_path / "debug.jks"
+    name = ["-dname", "CN=test", "-alias", "a", "-keyalg", "RSA", "-storepass", "secret", "-keypass", "secret"]
+    run(["keytool", "-genkeypair", "-keystore", key, *name])
+    secret = ["--ks", key, "--ks-pass", "pass:secret", "--min-sdk-version", "24"]
+    run(["apksigner", "sign", *secret, "--out", signed, aligned])
+    shown = run(["apksigner", "verify", "--verbose", "--min-sdk-version", "24", signed])
+    assert "Verified using v2 scheme (APK Signature Scheme v2): true" in shown
+    assert "Verified using v3 scheme (APK Signature Scheme v3): true" in shown
+    run(["zipalign", "-c", "4", signed])
+    offsets = stored_offsets(signed)
+    model = "assets/edgeq/efficientnet-lite0/model/model.onnx"
+    assert offsets["lib/arm64-v8a/libonnxruntime.so"] % PAGE == 0
+    assert offsets[model] % 4 == 0
+    with zipfile.ZipFile(signed) as apk:
+        assert apk.read(model) == (assets / model.removeprefix("assets/")).read_bytes()
+        assert load_alignments(apk.read("lib/arm64-v8a/libonnxruntime.so")) == {PAGE}
+
+
+def _dexed(module: Path, scratch: Path) -> Path:
+    """The module's own code for Android's runtime; the dexer of Debian knows Java 8 and no newer features."""
+    sources = sorted((module / "src" / "main" / "kotlin").rglob("*.kt"))
+    more = ["-Xlambdas=class", "-Xsam-conversions=class", "-Xstring-concat=inline"]
+    paths = ":".join(map(str, (KOTLIN / "kotlin-stdlib.jar", RUNTIME_JAR, ANDROID_JAR)))
+    classes = scratch / "classes"
+    run([*kotlinc(), "-jvm-target", "1.8", *more, "-classpath", paths, "-d", classes, *sources])
+    dex = scratch / "classes.dex"
+    run(["java", "-cp", DX, "com.android.dx.command.Main", "--dex", f"--output={dex}", classes])
+    assert dex.read_bytes().startswith(b"dex\n")
+    return dex
+
+
+def test_the_sizes_of_the_runtime_are_those_of_the_aar() -> None:
+    for abi in ABIS:
+        libraries = list((TOOLS / "aar" / "jni" / abi).glob("*.so"))
+        assert sum(path.stat().st_size for path in libraries) == RUNTIME_BYTES[abi][0]
+        if "64" in abi:
+            assert all(load_alignments(path.read_bytes()) == {PAGE} for path in libraries)
+
+
+def test_the_reader_of_samples_reads_what_numpy_wrote(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    """The reader that tests on a device use, run on this machine's Java."""
+    functions = {"float32": "floats", "float16": "floats", "float64": "doubles", "int64": "longs", "int32": "ints"}
+    functions |= {"int16": "shorts", "int8": "bytes", "bool": "bytes"}
+    module = edgeq.embed(make_bundle().path, platform="android", output=tmp_path / "module").path
+    (reader,) = module.rglob("Npy.kt")
+    expected = []
+    lines = [
+        "fun main(arguments: Array<String>) {",
+        "    fun npy(n: String) = edgeq.tiny.Npy(java.io.File(n).inputStream())",
+    ]
+    for dtype, function in functions.items():
+        values = np.arange(24).reshape(2, 3, 4).astype(dtype)
+        np.save(tmp_path / f"{dtype}.npy", values)
+        shown = f"$count${{shape.toList()}}${{{function}(1).toList()}}"
+        lines.append(f'    npy(arguments[0] + "/{dtype}.npy").run {{ println("{shown}") }}')
+        expected.append(f"2[3, 4]{values[1].ravel().astype('uint8' if dtype == 'bool' else dtype).tolist()}")
+    main = tmp_path / "Main.kt"
+    main.write_text("\n".join([*lines, "}\n"]), encoding="utf-8")
+    jar = tmp_path / "main.jar"
+    compile_kotlin([reader, main], jar)
+    paths = os.pathsep.join(map(str, (jar, KOTLIN / "kotlin-stdlib.jar", RUNTIME_JAR)))
+    assert run(["java", "-cp", paths, "MainKt", tmp_path]).split("\n")[:-1] == expected
