@@ -259,6 +259,10 @@ def run_on_devices(
     max_latency_ms: float | None = None,
     max_regression: float | None = None,
     baseline: str | os.PathLike[str] | None = None,
+    evaluation: Any = None,
+    labels: str | os.PathLike[str] | None = None,
+    samples: int | None = None,
+    reference: str | os.PathLike[str] | None = None,
     trust_provider: bool = False,
     report_folder: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -271,8 +275,7 @@ def run_on_devices(
         threads: Intra-op threads, 0 for all cores that it may use.
         cores: ``"all"``, ``"big"``, ``"little"``, or numbers such as ``"0,4-7"``, where the device can pin.
         seconds: How long latency is measured, at least; default: 3, and 0 under emulation.
-        runs: How many runs are measured, at least, and at most if ``seconds`` asks for no more; default: at
-            least 20, and 3 under emulation.
+        runs: How many runs are measured, whatever time they take; default: at least 20, and 3 under emulation.
         warmup_runs: Runs before that, at least; default: 3, and 0.3 s.
         latency: Measure latency, not outputs alone.
         profile: Also time each node, in a session of its own.
@@ -282,6 +285,10 @@ def run_on_devices(
         max_latency_ms: Longest median inference; see ``checks`` of each result, and its ``exit_code``.
         max_regression: Most that it may take longer than ``baseline``: 0.05 for 5 %.
         baseline: A stored report (``DeviceReport.to_json``), or a bundle or ``.onnx`` file to run in turn.
+        evaluation: Data to measure accuracy on, as for ``export``; it is streamed through each device.
+        labels: Labels of ``evaluation``.
+        samples: How many of ``evaluation`` to use; default: all.
+        reference: The float model, which then runs on this machine beside them.
         trust_provider: Load what the manifest names as its provider, though no target of edgeq does.
         report_folder: Write ``device-report.json`` here.
         progress: Told of every device.
@@ -294,11 +301,21 @@ def run_on_devices(
         ValidationError: a file of the bundle was changed.
     """
     from edgeq.device_checks import DeviceLimits
-    from edgeq.pipeline import DeviceOptions
+    from edgeq.pipeline import DeviceOptions, EvaluationData
     from edgeq.pipeline import run_on_devices as carry_out
 
     options = DeviceOptions(
-        threads, cores, seconds, runs, warmup_runs, latency, profile, tolerance_db, timeout_s, sessions
+        threads=threads,
+        cores=cores,
+        seconds=seconds,
+        runs=runs,
+        warmup_runs=warmup_runs,
+        latency=latency,
+        profile=profile,
+        tolerance_db=tolerance_db,
+        timeout_s=timeout_s,
+        sessions=sessions,
+        data=None if evaluation is None else EvaluationData(evaluation, labels, reference, samples),
     )
     return carry_out(
         bundle,

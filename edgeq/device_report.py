@@ -128,7 +128,8 @@ class DeviceCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class DeviceResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One bundle on one device; ``error`` and ``remedy`` are given where it could not be run.
 
-    ``metrics`` are as in ``Report``; those of the bundle's samples are judged against its manifest.
+    ``metrics`` are as in ``Report``: first those of the bundle's samples, which are judged against its manifest,
+    then those of a data set that was streamed through the device.
     ``placement`` counts the nodes that each provider took, Q/DQ among them, where the device tells.
     ``regression`` is against the baseline (A) that was given, ``checks`` are what was asked for.
     """

@@ -87,7 +87,7 @@ class ProviderError(EdgeqError):
 
 
 class MissingProviderError(ProviderError):
-    """A device was reached and runs models, but not with the execution provider that a graph is made for."""
+    """A machine or device runs models, but lacks the execution provider that a graph is made for."""
 
 
 class ValidationError(EdgeqError):

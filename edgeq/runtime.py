@@ -16,7 +16,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy as np
 import onnxruntime as ort
 
-from edgeq.errors import ModelError, ProviderError
+from edgeq.errors import MissingProviderError, ModelError, ProviderError
 from edgeq.machine import usable_cores
 from edgeq.target import CPU_PROVIDER
 
@@ -29,6 +29,7 @@ __all__ = [
     "Optimization",
     "check_available",
     "open_session",
+    "plugin_library",
     "reason",
     "register_plugin",
     "run_model",
@@ -149,23 +150,27 @@ def unavailable(provider: Provider) -> ProviderError | None:
     return None
 
 
+def plugin_library(provider: Provider) -> str:
+    """The path of a plugin provider's library; raises MissingProviderError if its package is not installed."""
+    import importlib
+
+    try:
+        return importlib.import_module(provider.module or provider.package.replace("-", "_")).get_library_path()
+    except ImportError:
+        raise MissingProviderError(
+            f"{provider.name} needs the package {provider.package}{provider.version}, which is not installed",
+            remedy=f"pip install '{provider.package}{provider.version}'",
+        ) from None
+
+
 def register_plugin(provider: Provider) -> list[ort.OrtEpDevice]:
     """Register a plugin provider's library once, and return its devices.
 
     Raises:
         ProviderError: the package is not installed, or offers no device on this machine.
     """
-    import importlib
-
     if not any(device.ep_name == provider.name for device in ort.get_ep_devices()):
-        try:
-            plugin = importlib.import_module(provider.module or provider.package.replace("-", "_"))
-            ort.register_execution_provider_library(provider.name, plugin.get_library_path())
-        except ImportError:
-            raise ProviderError(
-                f"{provider.name} needs the package {provider.package}{provider.version}, which is not installed",
-                remedy=f"pip install '{provider.package}{provider.version}'",
-            ) from None
+        ort.register_execution_provider_library(provider.name, plugin_library(provider))
     devices = [device for device in ort.get_ep_devices() if device.ep_name == provider.name]
     if not devices:
         raise ProviderError(

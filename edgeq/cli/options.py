@@ -197,6 +197,9 @@ def device_options(function: Command) -> Command:
         click.option("--warmup", "warmup_runs", type=click.IntRange(min=1), help="Runs before that, at least."),
         click.option("--no-latency", is_flag=True, help="Outputs only."),
         click.option("--profile", is_flag=True, help="Also time each node."),
+        click.option("--evaluation", "-e", metavar="DATA", help="Also measure accuracy on this data there."),
+        click.option("--labels", type=click.Path(path_type=Path), help="Labels of --evaluation."),
+        click.option("--samples", type=click.IntRange(min=1), help="How many of them [default: all]."),
         click.option(
             "--timeout",
             "timeout_s",
@@ -237,6 +240,7 @@ def refuse_device_options() -> None:
     names = [
         *("cores", "seconds", "runs", "warmup_runs", "no_latency", "profile", "timeout_s", "sessions"),
         *("max_latency_ms", "max_regression", "baseline", "save_baseline", "fail_if", "junit"),
+        *("evaluation", "labels", "samples"),
     ]
     given = [name for name in names if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
     if given:

@@ -39,7 +39,8 @@ def show_device_report(report: DeviceReport, folder: Path | None) -> None:
 
 
 def _cells(result: DeviceResult) -> list[str]:
-    ratios = [metric.value for metric in result.metrics if metric.unit == "dB"]
+    judged = [metric for metric in result.metrics if metric.source == result.metrics[0].source]
+    ratios = [metric.value for metric in judged if metric.unit == "dB"]
     return [
         result.device.spelling,
         result.provider.removesuffix("ExecutionProvider"),
@@ -82,6 +83,13 @@ def _show_words(result: DeviceResult) -> None:
         )
     if result.regression is not None:
         console.print(escape(f"{name}: {in_words(result.regression, 'the baseline', 'it')}"))
+    streamed = [metric for metric in result.metrics if metric.source != result.metrics[0].source]
+    if streamed:
+        metrics = result_table(f"accuracy on {escape(name)}", "there", "float", "")
+        for metric in streamed:
+            theirs = "" if metric.float_value is None else f"{metric.float_value:.4g} {metric.unit}"
+            metrics.add_row(escape(metric.name), f"{metric.value:.4g} {metric.unit}", theirs, escape(metric.source))
+        console.print(metrics)
     for finding in result.findings:
         console.print(escape(f"{finding.severity}: {name}: {finding.text}"))
         if finding.remedy:

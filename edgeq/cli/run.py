@@ -19,6 +19,7 @@ from edgeq.cli.options import (
 
 if TYPE_CHECKING:
     from edgeq.device_checks import DeviceLimits
+    from edgeq.pipeline import EvaluationData
     from edgeq.progress import Progress
 
 __all__ = ["run_command"]
@@ -30,7 +31,7 @@ _SESSIONS = 8
 
 @command(None, name="run")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--reference", type=click.Path(path_type=Path), help="The float model, to compare speed and memory with.")
+@click.option("--reference", type=click.Path(path_type=Path), help="The float model to compare with.")
 @click.option("--threads", type=click.IntRange(min=0), default=1, show_default=True, help="0: all cores.")
 @click.option("--tolerance", type=float, default=3.0, show_default=True, metavar="DB", help="Loss of SQNR allowed.")
 @click.option("--report", "folder", type=click.Path(path_type=Path), help="Write the report's files here.")
@@ -66,8 +67,8 @@ def run_command(
 
     progress = make_progress(quiet=json_output)
     if devices:
-        shared = {"threads": threads, "tolerance_db": tolerance, **options}
-        refuse = {"--on": on, "--gate": gates, "--reference": reference}
+        shared = {"threads": threads, "tolerance_db": tolerance, "reference": reference, **options}
+        refuse = {"--on": on, "--gate": gates}
         _run_on_devices(bundle, devices, shared, refuse, folder, trust_provider, progress, json_output)
         return
     refuse_device_options()
@@ -118,12 +119,12 @@ def _run_on_devices(
             )
     baseline, stored, junit = (options.pop(name) for name in ("baseline", "save_baseline", "junit"))
     limits = _limits(options, baseline)
-    latency = not options.pop("no_latency")
+    latency, data = not options.pop("no_latency"), _evaluation(options)
     sessions = options.pop("sessions") or (_SESSIONS if baseline is not None or stored is not None else 1)
     report = carry_out(
         bundle,
         devices,
-        DeviceOptions(latency=latency, sessions=sessions, **options),
+        DeviceOptions(latency=latency, sessions=sessions, data=data, **options),
         report_folder=folder,
         trust_provider=trust_provider,
         limits=limits,
@@ -167,3 +168,21 @@ def _write(path: Path | None, text: bytes) -> None:
     if path is not None:
         with atomic_file(path) as work:
             work.write_bytes(text)
+
+
+def _evaluation(options: dict[str, Any]) -> EvaluationData | None:
+    """Takes its own out of ``options``."""
+    from edgeq.errors import ConfigError
+    from edgeq.pipeline import EvaluationData
+
+    data, names = options.pop("evaluation"), ("labels", "reference", "samples")
+    labels, reference, samples = (options.pop(name) for name in names)
+    if data is not None:
+        return EvaluationData(data, labels, reference, samples)
+    for name, value in zip(names, (labels, reference, samples), strict=True):
+        if value is not None:
+            raise ConfigError(
+                f"with --device, --{name} goes with --evaluation",
+                remedy="leave it out, or give --evaluation; `edgeq compare` measures two models against each other",
+            )
+    return None

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +12,7 @@ import msgspec
 from edgeq.device_report import DeviceInfo
 from edgeq.devices.linux import describe_linux
 from edgeq.devices.native import Programs, run_native
+from edgeq.devices.processes import run_process
 from edgeq.devices.programs import find_runner, host_abi
 from edgeq.devices.protocol import THIS_MACHINE, Job, Outcome
 from edgeq.devices.runtimes import board_runtime, library_in
@@ -22,12 +20,12 @@ from edgeq.devices.transport import Completed
 from edgeq.errors import ConfigError, ProviderError
 from edgeq.progress import Progress
 from edgeq.resources import cache_folder
+from edgeq.runtime import plugin_library
 from edgeq.sandbox.emulated import EmulatedProcessor, emulated_processors
 
 __all__ = ["EmulatedDevice", "Here", "LocalDevice", "find_emulated"]
 
 _CPU_OF_QEMU = "cortex-a76"
-_KILL_AFTER_S = 5.0
 
 
 class Here:
@@ -45,30 +43,8 @@ class Here:
     def run(
         self, command: Sequence[str], *, environment: Mapping[str, str] | None = None, timeout_s: float = 60.0
     ) -> Completed:
-        """See ``Transport.run``; the command and its children are a session of their own."""
-        try:
-            process = subprocess.Popen(
-                list(command),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={**os.environ, **(environment or {})},
-                start_new_session=True,
-            )
-        except OSError as error:
-            return Completed(127, "", f"{command[0]}: {error.strerror}")
-        try:
-            out, err = process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            raise ProviderError(
-                f"{Path(command[0]).name} did not end within {timeout_s:g} s and was ended",
-                remedy="allow more time, or measure fewer runs",
-            ) from None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate(timeout=_KILL_AFTER_S)
-        return Completed(process.returncode, _text(out), _text(err))
+        """See ``Transport.run``."""
+        return run_process(command, environment=environment, timeout_s=timeout_s)
 
     def push(self, local: Path, remote: PurePosixPath, *, executable: bool = False) -> None:
         there = Path(remote)
@@ -96,10 +72,6 @@ class Here:
             return Path(path).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return None
-
-
-def _text(words: bytes) -> str:
-    return words[-16 * 2**10 :].decode(errors="replace")
 
 
 @dataclass(frozen=True)
@@ -138,7 +110,12 @@ class LocalDevice:
         if why := self.missing():
             raise ProviderError(f"the device 'local' cannot be used: {why}")
         assert abi is not None
-        programs = Programs(find_runner(abi), board_runtime(abi.removeprefix("linux-")))
+        plugins = {
+            provider.name: Path(plugin_library(provider))
+            for provider in (entry.graph.provider for entry in job.entries)
+            if provider.registration == "plugin"
+        }
+        programs = Programs(find_runner(abi), board_runtime(abi.removeprefix("linux-")), plugins=plugins)
         return run_native(Here(), job, programs, describe_linux(Here(), "local", "local"))
 
 

@@ -122,10 +122,13 @@ def write_job(
     *,
     work: PurePosixPath,
     runtime: PurePosixPath,
+    plugins: Mapping[str, PurePosixPath],
     sensors: bool,
     timeout_s: float,
 ) -> bytes:
-    """The job with paths of the device: ``bundles`` by name of an entry, ``work`` for what is made."""
+    """The job with paths of the device: ``bundles`` by name of an entry, ``plugins`` by that of an execution provider,
+    ``work`` for what is made.
+    """
     entries = [
         {
             "name": entry.name,
@@ -133,6 +136,7 @@ def write_job(
             "model": entry.graph.model,
             "outputs": str(work / outputs_name(index)),
             "profile": str(work / f"profile-{index}") if job.profile else None,
+            "plugin": str(plugins[name]) if (name := entry.graph.provider.name) in plugins else None,
         }
         for index, entry in enumerate(job.entries)
     ]

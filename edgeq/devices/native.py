@@ -59,13 +59,15 @@ _NO_START = {
 class Programs:
     """What is run: files of this machine, for the ABI of the device.
 
-    ``libraries`` are put beside ``runtime``, for execution providers that load more. ``launcher`` stands before
-    the runner's own command, such as an emulator with its options.
+    ``libraries`` are put beside ``runtime``, for execution providers that load more; ``plugins`` are those of
+    providers that come as a library of their own, by the provider's name. ``launcher`` stands before the runner's
+    own command, such as an emulator with its options.
     """
 
     runner: Path
     runtime: Path
     libraries: tuple[Path, ...] = ()
+    plugins: Mapping[str, Path] = field(default_factory=dict)
     launcher: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -78,7 +80,7 @@ def run_native(
     ``sensors`` false: what the system tells of its temperature, frequency and memory is not the device's.
     """
     store = Store(transport)
-    runner, runtime = _push_programs(store, programs)
+    runner, runtime, plugins = _push_programs(store, programs)
     bundles = {entry.name: _push_bundle(store, entry) for entry in job.entries}
     with tempfile.TemporaryDirectory(prefix="edgeq-device-") as folder, _work_folder(transport, Path(folder)) as there:
         local = Path(folder)
@@ -89,6 +91,7 @@ def run_native(
             bundles,
             work=there,
             runtime=runtime,
+            plugins=plugins,
             sensors=sensors,
             timeout_s=job.timeout_s + _GRACE_S,
         )
@@ -112,12 +115,13 @@ def run_native(
         return _outcome(result, runs, info, sensors)
 
 
-def _push_programs(store: Store, programs: Programs) -> tuple[PurePosixPath, PurePosixPath]:
+def _push_programs(store: Store, programs: Programs) -> tuple[PurePosixPath, PurePosixPath, dict[str, PurePosixPath]]:
     runner = store.put(programs.runner, f"bin/{programs.runner.name}", executable=True)
     runtime = store.put(programs.runtime, f"lib/{programs.runtime.name}")
     for library in programs.libraries:
         store.put(library, f"lib/{library.name}")
-    return runner, runtime
+    plugins = {name: store.put(plugin, f"lib/{plugin.name}") for name, plugin in programs.plugins.items()}
+    return runner, runtime, plugins
 
 
 def _push_bundle(store: Store, entry: Entry) -> PurePosixPath:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from edgeq.devices.processes import tracked
 from edgeq.devices.transport import Completed
 
 __all__ = ["Attempt", "run_client", "run_watched", "watched"]
@@ -101,12 +102,13 @@ def run_client(
             list(command), stdin=given or subprocess.PIPE, stdout=taken or out, stderr=err, start_new_session=True
         )
         code: int | None = None
-        try:
-            code = process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            _end(process)
+        with tracked(process):
+            try:
+                code = process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                _end(process)
         return code, _text(out), _text(err)
 
 

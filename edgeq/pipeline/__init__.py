@@ -5,7 +5,7 @@ quantized model, ``judge`` says what it is worth, ``publish`` puts it on disk an
 ``embedding`` makes a project for an app build of it.
 """
 
-from edgeq.pipeline.devices import DeviceOptions, run_on_devices
+from edgeq.pipeline.devices import DeviceOptions, EvaluationData, run_on_devices
 from edgeq.pipeline.embedding import embed
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.judge import SOUND_SQNR_DB, Attempt
@@ -15,6 +15,7 @@ __all__ = [
     "SOUND_SQNR_DB",
     "Attempt",
     "DeviceOptions",
+    "EvaluationData",
     "Job",
     "embed",
     "export",

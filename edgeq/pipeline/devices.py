@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
+from typing import cast
 
 import msgspec
 
@@ -15,22 +17,28 @@ import edgeq
 from edgeq.bundle import Bundle, GraphEntry, read_bundle
 from edgeq.device_checks import REGRESSION, DeviceLimits, against_baseline, read_baseline, with_checks
 from edgeq.device_latency import summarize_runs
-from edgeq.device_report import DeviceCheck, DeviceInfo, DeviceReport, DeviceResult
+from edgeq.device_report import DeviceCheck, DeviceInfo, DeviceReport, DeviceResult, Kind
+from edgeq.devices.processes import end_processes
 from edgeq.devices.protocol import Device, Entry, Job
 from edgeq.devices.registry import parse_device
+from edgeq.devices.stream import stream
 from edgeq.errors import ConfigError, EdgeqError, MissingProviderError, OutputError
 from edgeq.output import atomic_file
 from edgeq.pipeline.comparing import Effort, compare_on
 from edgeq.pipeline.contenders import Contender, feed, open_contender
+from edgeq.pipeline.device_data import EvaluationData
 from edgeq.progress import Progress, Silent
 from edgeq.report import Finding
 from edgeq.stages.run.on_device import References, judge_device
 from edgeq.stages.run.validate import load_samples
 from edgeq.trust import check_providers
 
-__all__ = ["REPORT_FILE", "DeviceOptions", "run_on_devices"]
+__all__ = ["REPORT_FILE", "DeviceOptions", "EvaluationData", "run_on_devices"]
 
 REPORT_FILE = "device-report.json"
+
+_MOST_RUNS = 200_000
+"""Runs of a tiny model in the time that was asked for: each of them is told."""
 
 _EMULATED_RUNS = 3
 """Runs that are timed under emulation unless more are asked for: their times say nothing."""
@@ -41,7 +49,7 @@ class DeviceOptions:
     """How a bundle is run; None leaves it to what suits the device. See ``Job``.
 
     ``tolerance_db``: how far an output's SQNR may stay behind the manifest's. ``sessions``: processes that it is
-    measured in; the first also gives the outputs.
+    measured in; the first also gives the outputs. ``data``: a data set to measure accuracy on besides.
     """
 
     threads: int = 1
@@ -54,6 +62,7 @@ class DeviceOptions:
     tolerance_db: float = 3.0
     timeout_s: float = 600.0
     sessions: int = 1
+    data: EvaluationData | None = None
 
     def job(self, *, emulated: bool) -> Job:
         """Without entries and feeds."""
@@ -65,7 +74,7 @@ class DeviceOptions:
         if self.runs is not None:
             job = replace(job, min_runs=self.runs, max_runs=self.runs, seconds=0.0)
         if self.seconds is not None:
-            job = replace(job, seconds=self.seconds)
+            job = replace(job, seconds=self.seconds, max_runs=self.runs or _MOST_RUNS)
         return job if self.warmup_runs is None else replace(job, warmup_runs=self.warmup_runs)
 
 
@@ -92,6 +101,8 @@ def run_on_devices(
     if not trust_provider:
         check_providers(bundle)
     load_samples(bundle)
+    if options.data is not None:
+        options.data.check(bundle)
     progress = progress or Silent()
     with tempfile.TemporaryDirectory(prefix="edgeq-") as scratch:
         compare = _comparison(bundle, baseline, options, trust_provider, Path(scratch))
@@ -161,16 +172,25 @@ def _by_machine(devices: Sequence[Device], run: Callable[[Device], DeviceResult]
         groups.setdefault(device.machine, []).append(device)
     found: dict[str, DeviceResult] = {}
 
+    stopped = Event()
+
     def run_group(group: Sequence[Device]) -> None:
         for device in group:
-            found[device.spelling] = run(device)
+            if not stopped.is_set():
+                found[device.spelling] = run(device)
 
     if len(groups) == 1:
         run_group(devices)
-    else:
-        with ThreadPoolExecutor(len(groups)) as pool:
-            for done in [pool.submit(run_group, group) for group in groups.values()]:
-                done.result()
+        return [found[device.spelling] for device in devices]
+    with ThreadPoolExecutor(len(groups)) as pool:
+        running = [pool.submit(run_group, group) for group in groups.values()]
+        try:
+            for one in running:
+                one.result()
+        except BaseException:  # Ctrl-C comes to this thread alone: the others clean up once their programs are ended
+            stopped.set()
+            end_processes()
+            raise
     return [found[device.spelling] for device in devices]
 
 
@@ -203,6 +223,9 @@ def _run_graph(
     outcome = device.run(job)
     references = References(outputs, f"the bundle's {samples.count} samples")
     result = judge_device(outcome, outcome.runs[0], graph, references, tolerance_db=options.tolerance_db)
+    if options.data is not None:
+        metrics = options.data.measure(bundle, lambda batches: stream(device, job, batches))
+        result = msgspec.structs.replace(result, metrics=(*result.metrics, *metrics))
     if options.sessions == 1 or not options.latency:
         return result
     again = replace(job, feeds=job.feeds[:1], profile=False)
@@ -211,9 +234,9 @@ def _run_graph(
 
 
 def _failed(device: Device, graph: GraphEntry, error: EdgeqError) -> DeviceResult:
-    kind = device.spelling.partition(":")[0]
+    kind = cast(Kind, device.spelling.partition(":")[0])
     return DeviceResult(
-        device=msgspec.convert({"spelling": device.spelling, "kind": kind}, DeviceInfo),
+        device=DeviceInfo(spelling=device.spelling, kind=kind),
         target=graph.target,
         precision=graph.precision,
         error=error.what if error.where is None else f"{error.what} ({error.where})",

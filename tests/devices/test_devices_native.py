@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-from command_line import edgeq, save
+from command_line import edgeq, save, start_edgeq
 from device_board import Board
 
+from edgeq import run_on_devices
 from edgeq.bundle import Bundle, read_bundle
 from edgeq.device_report import DeviceInfo, DeviceReport
 from edgeq.devices import Entry, Job
@@ -18,7 +21,10 @@ from edgeq.devices.here import LocalDevice
 from edgeq.devices.native import Programs, run_native
 from edgeq.devices.runtimes import library_in
 from edgeq.errors import ConfigError, MissingProviderError, ModelError, ProviderError
+from edgeq.graph import TensorInfo
 from edgeq.runtime import open_session
+from edgeq.stages.calibrate import load_feed
+from edgeq.stages.run.accuracy import evaluate
 
 BOARD = DeviceInfo(spelling="board", kind="ssh", abi="linux")
 
@@ -169,12 +175,93 @@ def test_outputs_that_are_not_what_they_were_fail(bundle: Bundle) -> None:
     assert edgeq("run", bundle.path, "--device", "local", "--no-latency", "--tolerance", "4").code == 0
 
 
+def test_a_data_set_is_streamed_in_parts_and_judged_as_anywhere(
+    bundle: Bundle, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Parts of 8, then of 2 (the room for one and a half), give what one part gives in this process."""
+    data, labels = bundle_folder.parent / "data.npy", tmp_path / "labels.csv"
+    labels.write_text("".join(f"data.npy[{i}],{i % 6}\n" for i in range(24)))
+    parts = []
+    run = LocalDevice.run
+    monkeypatch.setattr(LocalDevice, "run", lambda *given: parts.append(len(given[1].feeds)) or run(*given))
+    monkeypatch.setattr("edgeq.devices.stream._ROOM", (5 * (3 * 16 * 16 + 6) * 4) // 2)
+    reference = bundle_folder.parent / "small.onnx"
+    report = run_on_devices(bundle.path, ["local"], latency=False, evaluation=data, labels=labels, reference=reference)
+    assert parts == [bundle.manifest.samples.count, 8, *[2] * 8]
+
+    inputs = [TensorInfo(entry.name, np.dtype(entry.dtype), entry.shape) for entry in bundle.manifest.inputs]
+    feed = load_feed(data, inputs)
+    expected = evaluate(
+        reference,
+        bundle.model,
+        feed,
+        task=bundle.manifest.task,
+        source=feed.description,
+        labels=[(i % 6,) for i in range(24)],
+        provider=bundle.manifest.provider,
+    )
+    found = {metric.name: metric for metric in report.results[0].metrics if metric.source == feed.description}
+    assert found == {metric.name: metric for metric in expected.metrics}
+    assert "top-1 accuracy" in found
+
+    alone = run_on_devices(bundle.path, ["local"], latency=False, evaluation=data, labels=labels, samples=6)
+    (top,) = (metric for metric in alone.results[0].metrics if metric.name == "top-1 accuracy")
+    assert top.float_value is None
+    assert top.samples == 6
+
+
+ANOTHER_MACHINE = """
+from edgeq.devices import here, registry
+class Other(here.LocalDevice):
+    spelling = machine = "other"
+registry.DEVICE_KINDS["other"] = lambda value: Other()
+"""
+
+
+@pytest.mark.parametrize("devices", [("local",), ("local", "other")], ids=["one machine", "two machines"])
+def test_ctrl_c_leaves_no_program_running(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    named = [part for device in devices for part in ("--device", device)]
+    process = start_edgeq("run", bundle.path, *named, "--seconds", "60", before=ANOTHER_MACHINE)
+    deadline = time.monotonic() + 60
+    while len(running_jobs(tmp_path)) < len(devices) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(running_jobs(tmp_path)) == len(devices)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert not running_jobs(tmp_path)
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def running_jobs(folder: Path) -> list[str]:
+    """Command lines of runners whose job lies in ``folder``."""
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue  # it has ended
+    return [line for line in lines if str(folder) in line and "edgeq-runner" in line]
+
+
+def test_a_device_that_is_silent_for_too_long_is_given_up(bundle: Bundle) -> None:
+    found = edgeq("run", bundle.path, "--device", "local", "--seconds", "60", "--timeout", "1")
+    assert found.code == 5
+    assert "edgeq-runner did not end within 1 s" in found.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--device", "fax:1"), "there is no kind of device 'fax'"),
         (("--device", "local:1"), "'local' takes no value"),
         (("--device", "local", "--gate", "all"), "--gate is for a run on this machine without --device"),
+        (("--device", "local", "--labels", "x.csv"), "--labels goes with --evaluation"),
+        (("--device", "local", "--evaluation", "photos"), "nothing to compare the device's outputs with"),
         (("--cores", "big"), "--cores says how a device is used, and none is named"),
     ],
 )

@@ -8,7 +8,7 @@ these a classifier is judged by top-1 agreement with the float model, everything
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,19 @@ if TYPE_CHECKING:
 
     from edgeq.target import Provider
 
-__all__ = ["Evaluation", "Predict", "evaluate", "evaluate_custom", "evaluate_pairs", "metric_drop", "pool", "predictor"]
+__all__ = [
+    "Evaluation",
+    "Predict",
+    "evaluate",
+    "evaluate_custom",
+    "evaluate_pairs",
+    "metric_drop",
+    "pool",
+    "predictor",
+    "score",
+]
+
+Arrays = Mapping[str, np.ndarray]
 
 Predict = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 """Runs one batch: arrays by input name to arrays by output name."""
@@ -38,8 +50,9 @@ Predict = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 class Evaluation:
     """Metrics, the primary one's name and its ``drop`` (see ``metric_drop``).
 
-    ``sample_inputs`` are the first batches that were fed, ``reference_outputs`` the float model's
-    answers, ``sqnr_db`` the quantized model's closeness to them, per output.
+    ``drop`` is NaN where the float model did not run. ``sample_inputs`` are the first batches that were fed,
+    ``reference_outputs`` the float model's answers, ``sqnr_db`` the quantized model's closeness to them, per
+    output.
     """
 
     metrics: tuple[Metric, ...]
@@ -121,35 +134,70 @@ def evaluate(
         CalibrationError: no data, or another number of labels than samples.
         ModelError: a model does not load or run.
     """
-    errors: dict[str, Closeness] = {}
-    samples = _Samples(keep)
-    classes: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    pooled = Closeness()
+    total = len(feed) if isinstance(feed, Sized) else None
     with (
         predictor(float_model, threads=threads) as reference_run,
         predictor(quantized, provider=provider, optimization=optimization, threads=threads) as quantized_run,
     ):
-        for batch in track(feed, progress or Silent(), "measuring accuracy"):
-            reference, output = _finite(reference_run(batch), source), quantized_run(batch)
-            for name in signals(reference):
-                errors.setdefault(name, Closeness()).add(reference[name], output[name])
-            samples.add(batch, reference, output)
-            if logits := _logits(reference, task, labels is not None):
-                classes[0].append(reference[logits])
-                classes[1].append(output[logits])
-            if task == "feature-extraction" and "attention_mask" in batch:
-                pooled.add(_embedding(batch, reference), _embedding(batch, output))
-    if not errors:
+        answers = ((batch, reference_run(batch), quantized_run(batch)) for batch in feed)
+        return score(
+            track(answers, progress or Silent(), "measuring accuracy", total),
+            task=task,
+            source=source,
+            labels=labels,
+            keep=keep,
+        )
+
+
+def score(
+    answers: Iterable[tuple[Arrays, Arrays | None, Arrays]],
+    *,
+    task: str | None,
+    source: str,
+    labels: Sequence[Sequence[int]] | None = None,
+    keep: int = 4,
+) -> Evaluation:
+    """The metrics of batches that have been run: what was fed, the float model's answer, the quantized model's.
+
+    Without the float model's answers only what labels say is measured. The arguments are those of ``evaluate``.
+
+    Raises:
+        CalibrationError: no data, another number of labels than samples, or neither references nor labels.
+    """
+    errors: dict[str, Closeness] = {}
+    samples = _Samples(keep)
+    classes: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    pooled, count = Closeness(), 0
+    for batch, reference, output in answers:
+        logits = _logits(output, task, labels is not None)
+        if logits:
+            classes[1].append(output[logits])
+        first = next(iter(output.values()))
+        count += len(first) if first.ndim else 1
+        if reference is None:
+            continue
+        for name in signals(_finite(reference, source)):
+            errors.setdefault(name, Closeness()).add(reference[name], output[name])
+        samples.add(batch, reference, output)
+        if logits:
+            classes[0].append(reference[logits])
+        if task == "feature-extraction" and "attention_mask" in batch:
+            pooled.add(_embedding(batch, reference), _embedding(batch, output))
+    if not count:
         raise CalibrationError("there is no data to measure accuracy on", remedy="give --evaluation a folder with data")
-    count = next(iter(errors.values())).rows
     metrics = [
         *_class_metrics(classes, labels, count, source),
         *_closeness("pooled ", pooled, source),
-        *_all_closeness(errors, source),
+        *(_all_closeness(errors, source) if errors else ()),
     ]
+    if not metrics:
+        raise CalibrationError(
+            "there is nothing to compare the outputs with", remedy="give --labels, or the float model with --reference"
+        )
     primary = next((m for m in metrics if m.name in ("top-1 accuracy", "top-1 agreement")), None)
     primary = primary or next(m for m in metrics if m.name.endswith("cosine"))
-    return Evaluation(tuple(metrics), primary.name, metric_drop(primary), *samples.results())
+    drop = metric_drop(primary) if errors else float("nan")
+    return Evaluation(tuple(metrics), primary.name, drop, *samples.results())
 
 
 def evaluate_pairs(
@@ -239,7 +287,7 @@ def evaluate_custom(
     return Metric(name=name, value=values[1], float_value=values[0], samples=0, source=source)
 
 
-def _finite(outputs: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+def _finite(outputs: Arrays, source: str) -> Arrays:
     """The float model's answers, which all is measured against; raises CalibrationError if they are no numbers."""
     for name, array in outputs.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -307,23 +355,27 @@ def _class_metrics(
     count: int,
     source: str,
 ) -> list[Metric]:
-    if labels is not None and (not logits[0] or len(labels) != count):
-        what = "no output of logits [samples, classes]" if not logits[0] else f"{count} samples"
+    if labels is not None and (not logits[1] or len(labels) != count):
+        what = "no output of logits [samples, classes]" if not logits[1] else f"{count} samples"
         raise CalibrationError(
             f"there are {len(labels)} labels, but {what}", remedy="give one label per sample of a classifier"
         )
-    if not logits[0]:
+    if not logits[1]:
         return []
-    reference, output = np.concatenate(logits[0]), np.concatenate(logits[1])
+    output = np.concatenate(logits[1])
+    reference = np.concatenate(logits[0]) if logits[0] else None
     metrics = []
     for k in (1, 5):
-        if reference.shape[1] <= k:
+        if output.shape[1] <= k:
             continue
         if labels is not None:
-            ours, theirs = (100 * top_k_accuracy(x, labels, k) for x in (output, reference))
-            metrics.append(_metric(f"top-{k} accuracy", ours, theirs, "%", count, source))
-        agreement = 100 * top_k_agreement(reference, output, k)
-        metrics.append(_metric(f"top-{k} agreement", agreement, None, "%", count, source))
+            theirs = None if reference is None else 100 * top_k_accuracy(reference, labels, k)
+            metrics.append(
+                _metric(f"top-{k} accuracy", 100 * top_k_accuracy(output, labels, k), theirs, "%", count, source)
+            )
+        if reference is not None:
+            agreement = 100 * top_k_agreement(reference, output, k)
+            metrics.append(_metric(f"top-{k} agreement", agreement, None, "%", count, source))
     return sorted(metrics, key=lambda metric: "accuracy" not in metric.name)
 
 

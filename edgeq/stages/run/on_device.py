@@ -68,7 +68,7 @@ def judge_device(
         metrics=tuple(closeness_metrics(closeness, source=references.text)),
         nodes=run.nodes,
         placement=dict(Counter((run.assigned or {}).values())),
-        findings=tuple(_findings(outcome, latency)),
+        findings=tuple(_findings(outcome, graph, latency)),
         notes=(*outcome.notes, *_not_told(outcome, run)),
         error="; ".join(missed) or None,
         remedy="compare the device's processor and ONNX Runtime with the manifest's, or allow more with --tolerance"
@@ -82,12 +82,16 @@ def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
 
 
-def _findings(outcome: Outcome, latency: DeviceLatency | None) -> list[Finding]:
+def _findings(outcome: Outcome, graph: GraphEntry, latency: DeviceLatency | None) -> list[Finding]:
     if latency is None:
         return []
     if outcome.info.emulated:
         return [Finding(severity="info", text="emulated: its integers are the device's, its times say nothing of it")]
     found = []
+    if outcome.info.kind == "local" and graph.verification is not None and not graph.verification.latency_here:
+        machines = " or ".join(graph.verification.machines) or "none that edgeq runs on"
+        text = f"this machine is not of the kind that {graph.target} is for: its times say nothing of that ({machines})"
+        found.append(Finding(severity="info", text=text))
     if outcome.before.throttled or outcome.after.throttled:
         found.append(
             Finding(
