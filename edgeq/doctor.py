@@ -1,4 +1,4 @@
-"""Is this installation sound? Versions, extras, execution providers, sandboxes, processor."""
+"""Is this installation sound? Versions, extras, execution providers, sandboxes, devices, processor."""
 
 from __future__ import annotations
 
@@ -38,7 +38,17 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 def examine() -> tuple[Check, ...]:
     """Everything ``edgeq doctor`` prints. Nothing heavy is imported except ONNX Runtime."""
-    return (_python(), *_core(), *_extras(), _telemetry(), *_providers(), *_sandboxes(), _processor(), _data())
+    return (
+        _python(),
+        *_core(),
+        *_extras(),
+        _telemetry(),
+        *_providers(),
+        *_sandboxes(),
+        *_devices(),
+        _processor(),
+        _data(),
+    )
 
 
 def _python() -> Check:
@@ -116,6 +126,27 @@ def _sandbox_check(sandbox: Sandbox) -> Check:
     if why := sandbox.missing():
         return Check(name=name, state="absent", found=f"{why}; {_price(sandbox)}", remedy=_command(sandbox))
     return Check(name=name, state="ok", found=sandbox.summary)
+
+
+def _devices() -> list[Check]:
+    """For each kind of device, whether what it takes is here; `edgeq devices` says what each device is."""
+    from edgeq.devices.listing import find_devices
+    from edgeq.errors import EdgeqError
+
+    checks = []
+    for kind, found in find_devices().items():
+        name = f"device {kind}"
+        if isinstance(found, EdgeqError):
+            checks.append(Check(name=name, state="absent", found=found.what, remedy=found.remedy))
+            continue
+        why = {device.spelling: device.missing() for device in found}
+        ready = [spelling for spelling, problem in why.items() if problem is None]
+        problem = next((problem for problem in why.values() if problem), None)
+        if problem is None or ready:
+            checks.append(Check(name=name, state="ok", found=", ".join(ready) or "none is connected"))
+        else:
+            checks.append(Check(name=name, state="absent", found=problem))
+    return checks
 
 
 def _price(sandbox: Sandbox) -> str:

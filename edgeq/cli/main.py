@@ -365,7 +365,7 @@ cli.add_command(devices_command)
     "--install-provider", "names", multiple=True, metavar="NAME", help="Fetch this sandbox into the cache; repeatable."
 )
 def doctor_command(json_output: bool, names: tuple[str, ...]) -> None:
-    """Check this installation: versions, extras, execution providers, sandboxes, processor.
+    """Check this installation: versions, extras, execution providers, sandboxes, devices, processor.
 
     Sandboxes hold the real providers and compilers that packages are checked with, each in an
     environment of its own.

@@ -15,7 +15,7 @@ from edgeq.devices.protocol import Device
 from edgeq.devices.registry import DISCOVERY, parse_device
 from edgeq.errors import EdgeqError, ProviderError
 
-__all__ = ["LIMIT_S", "list_devices"]
+__all__ = ["LIMIT_S", "find_devices", "list_devices"]
 
 LIMIT_S = 20.0
 """How long a kind may look for its devices, and then each device may take to describe itself."""
@@ -35,13 +35,18 @@ def list_devices(named: Sequence[str] = (), *, timeout_s: float = LIMIT_S) -> tu
     if named:
         return _described([parse_device(name) for name in dict.fromkeys(named)], timeout_s)
     found: list[DeviceInfo | Device] = []
-    for kind, devices in zip(DISCOVERY, _at_once(list(DISCOVERY.values()), timeout_s), strict=True):
+    for kind, devices in find_devices(timeout_s=timeout_s).items():
         if isinstance(devices, EdgeqError):
             found.append(_unusable(kind, devices))
         else:
             found += devices
     infos = iter(_described([one for one in found if not isinstance(one, DeviceInfo)], timeout_s))
     return tuple(one if isinstance(one, DeviceInfo) else next(infos) for one in found)
+
+
+def find_devices(*, timeout_s: float = LIMIT_S) -> dict[str, Sequence[Device] | EdgeqError]:
+    """By kind, the devices that it finds, which were not spoken to yet, or why it could not look for them."""
+    return dict(zip(DISCOVERY, _at_once(list(DISCOVERY.values()), timeout_s), strict=True))
 
 
 def _described(devices: Sequence[Device], timeout_s: float) -> tuple[DeviceInfo, ...]:

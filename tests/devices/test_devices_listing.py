@@ -131,3 +131,20 @@ def test_a_named_device_that_cannot_be_used_fails_the_command(
     assert edgeq("devices", "--device", "qemu:max").code == 0
     assert edgeq("devices", "--device", "qemu:max", "-d", "adb:PHONE").code == 5
     assert edgeq("devices", "-d", "usb").code == 2
+
+
+def test_doctor_says_what_devices_lack(found: dict[str, Any]) -> None:
+    from edgeq.doctor import examine
+
+    found["local"] = lambda: [Fake("local")]
+    found["adb"] = list
+    found["ssh"] = fail(ProviderError("there is no ssh", remedy="install it"))
+    found["qemu"] = lambda: [Fake("qemu:max", why="not installed"), Fake("qemu:a53", why="not installed")]
+    checks = {check.name: check for check in examine() if check.name.startswith("device ")}
+    told = {name: (check.state, check.found, check.remedy) for name, check in checks.items()}
+    assert told == {
+        "device local": ("ok", "local", None),
+        "device adb": ("ok", "none is connected", None),
+        "device ssh": ("absent", "there is no ssh", "install it"),
+        "device qemu": ("absent", "not installed", None),
+    }
