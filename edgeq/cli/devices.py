@@ -23,6 +23,7 @@ def devices_command(json_output: bool, named: tuple[str, ...]) -> None:
     """
     from edgeq.cli.progress import make_progress
     from edgeq.devices.listing import list_devices
+    from edgeq.devices.registry import DEVICE_KINDS, DISCOVERY
     from edgeq.errors import ProviderError
 
     progress = make_progress(quiet=json_output)
@@ -36,6 +37,6 @@ def devices_command(json_output: bool, named: tuple[str, ...]) -> None:
     else:
         from edgeq.cli.render_devices import show_devices
 
-        show_devices(found)
+        show_devices(found, by_name_only=[] if named else [kind for kind in DEVICE_KINDS if kind not in DISCOVERY])
     if named and any(info.problem for info in found):
         raise SystemExit(ProviderError.exit_code)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["show_devices"]
 
 
-def show_devices(devices: Sequence[DeviceInfo]) -> None:
-    """One line per device; then the problems, each with what to do."""
+def show_devices(devices: Sequence[DeviceInfo], *, by_name_only: Sequence[str] = ()) -> None:
+    """One line per device; then the problems, each with what to do, and the kinds that nothing looks for."""
     console = result_console()
     usable = [info for info in devices if info.problem is None]
     if usable:
@@ -31,6 +31,8 @@ def show_devices(devices: Sequence[DeviceInfo]) -> None:
         console.print(f"[yellow]{escape(', '.join(map(_named, infos)))}[/]: {escape(problem)}")
         if remedy:
             console.print(f"  remedy: {escape(remedy)}")
+    for kind in by_name_only:
+        console.print(f"{kind}: by name only, such as `edgeq devices --device {kind}:NAME`")
 
 
 def _problems(devices: Sequence[DeviceInfo]) -> dict[tuple[str, str | None], list[DeviceInfo]]:

@@ -27,7 +27,7 @@ from edgeq.sandbox.process import DeadWorkerError, Worker, load_arrays, save_arr
 from edgeq.sandbox.widened import widen
 from edgeq.target import Provider
 
-__all__ = ["BrowserDevice", "find_browsers", "make_browser"]
+__all__ = ["BrowserDevice", "find_browsers"]
 
 _PROVIDERS: dict[Backend, str] = {"wasm": "CPUExecutionProvider", "webgpu": "WebGpuExecutionProvider"}
 _ABOUT_S = 60.0
@@ -81,6 +81,13 @@ class BrowserDevice:
     """``browser:wasm`` or ``browser:webgpu``, which takes the machine's GPU, or else SwiftShader for one."""
 
     backend: Backend
+
+    @classmethod
+    def parse(cls, value: str) -> BrowserDevice:
+        """``""`` and ``"wasm"`` -> WebAssembly, ``"webgpu"`` -> WebGPU; raises ConfigError for anything else."""
+        if value not in ("", *_PROVIDERS):
+            raise ConfigError(f"a browser has no {value!r}", remedy="write browser:wasm or browser:webgpu")
+        return cls("webgpu" if value == "webgpu" else "wasm")
 
     @property
     def spelling(self) -> str:
@@ -204,13 +211,6 @@ class BrowserDevice:
             where=str(entry.bundle.path / entry.graph.model) if entry else None,
             remedy="see that onnxruntime-web knows every operator and type of the model, or package it for web",
         )
-
-
-def make_browser(value: str) -> BrowserDevice:
-    """``""`` and ``"wasm"`` -> WebAssembly, ``"webgpu"`` -> WebGPU; raises ConfigError for anything else."""
-    if value not in ("", *_PROVIDERS):
-        raise ConfigError(f"a browser has no {value!r}", remedy="write browser:wasm or browser:webgpu")
-    return BrowserDevice("webgpu" if value == "webgpu" else "wasm")
 
 
 def find_browsers() -> list[BrowserDevice]:

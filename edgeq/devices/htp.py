@@ -20,7 +20,7 @@ from edgeq.sandbox import Outcome as Ran
 from edgeq.sandbox import Sandbox, Task, find_sandbox
 from edgeq.target import Chip, Compile, TargetProfile, load_target
 
-__all__ = ["HtpDevice", "find_htp", "make_htp"]
+__all__ = ["HtpDevice", "find_htp"]
 
 _TARGET = "android-npu"
 """The profile that knows the chips, the options of the provider, and what emulates them."""
@@ -32,6 +32,21 @@ class HtpDevice:
 
     chip: Chip
     name: str
+
+    @classmethod
+    def parse(cls, value: str) -> HtpDevice:
+        """``"v79"``, ``"SM8750"`` or ``""``, which is the default of the target ``android-npu``.
+
+        Raises:
+            ConfigError: no chip or architecture that this target knows.
+        """
+        profile = load_target(_TARGET)
+        chip = _chips(profile).find(value or str(profile.variant))
+        if chip is None:
+            known = ", ".join(f"htp:{c.variant} (htp:{c.name})" for c in _chips(profile).known)
+            raise ConfigError(f"no chip or architecture {value!r} is known", remedy=f"choose one of: {known}")
+        by_name = value.strip().lower() in (chip.name.lower(), chip.value)
+        return cls(chip, chip.name if by_name else chip.variant)
 
     @property
     def spelling(self) -> str:
@@ -102,25 +117,12 @@ class HtpDevice:
         return ModelRun(entry.name, profile.provider.name, assigned=ran.assigned, outputs=ran.outputs)
 
 
-def make_htp(value: str) -> HtpDevice:
-    """``"v79"``, ``"SM8750"`` or ``""``, which is the default of the target ``android-npu``.
-
-    Raises:
-        ConfigError: no chip or architecture that this target knows.
-    """
-    profile = load_target(_TARGET)
-    chip = _chips(profile).find(value or str(profile.variant))
-    if chip is None:
-        known = ", ".join(f"htp:{c.variant} (htp:{c.name})" for c in _chips(profile).known)
-        raise ConfigError(f"no chip or architecture {value!r} is known", remedy=f"choose one of: {known}")
-    by_name = value.strip().lower() in (chip.name.lower(), chip.value)
-    return HtpDevice(chip, chip.name if by_name else chip.variant)
-
-
 def find_htp() -> list[HtpDevice]:
     """One per architecture; raises ProviderError, with what to do, if there is no emulator."""
     _usable()
-    return [make_htp(variant) for variant in dict.fromkeys(c.variant for c in _chips(load_target(_TARGET)).known)]
+    return [
+        HtpDevice.parse(variant) for variant in dict.fromkeys(c.variant for c in _chips(load_target(_TARGET)).known)
+    ]
 
 
 def _profile(chip: Chip) -> TargetProfile:

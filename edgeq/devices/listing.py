@@ -26,8 +26,8 @@ T = TypeVar("T")
 def list_devices(named: Sequence[str] = (), *, timeout_s: float = LIMIT_S) -> tuple[DeviceInfo, ...]:
     """The devices that are ``named``, or else all that are found; no model is run.
 
-    One that is there but cannot be used has a ``problem``, and so has a kind that could not look for its
-    devices: then ``spelling`` is the kind alone.
+    One that is there but cannot be used has a ``problem``, and so has a kind that found none, or could not look
+    for any: then ``spelling`` is the kind alone.
 
     Raises:
         ConfigError: a name that no kind takes.
@@ -39,7 +39,7 @@ def list_devices(named: Sequence[str] = (), *, timeout_s: float = LIMIT_S) -> tu
         if isinstance(devices, EdgeqError):
             found.append(_unusable(kind, devices))
         else:
-            found += devices
+            found += devices or [_unusable(kind, ProviderError("none is connected"))]
     infos = iter(_described([one for one in found if not isinstance(one, DeviceInfo)], timeout_s))
     return tuple(one if isinstance(one, DeviceInfo) else next(infos) for one in found)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from edgeq.devices.adb import AdbDevice, find_phones
-from edgeq.devices.browser import find_browsers, make_browser
+from edgeq.devices.browser import BrowserDevice, find_browsers
 from edgeq.devices.here import EmulatedDevice, LocalDevice, find_emulated
-from edgeq.devices.htp import find_htp, make_htp
+from edgeq.devices.htp import HtpDevice, find_htp
 from edgeq.devices.protocol import Device
 from edgeq.devices.ssh import SshDevice
 from edgeq.errors import ConfigError
@@ -19,8 +19,8 @@ DEVICE_KINDS: dict[str, Callable[[str], Device]] = {
     "qemu": EmulatedDevice.parse,
     "adb": AdbDevice.parse,
     "ssh": SshDevice.parse,
-    "browser": make_browser,
-    "htp": make_htp,
+    "browser": BrowserDevice.parse,
+    "htp": HtpDevice.parse,
 }
 """Kind -> what makes the device of ``KIND:VALUE`` (the value may be empty)."""
 

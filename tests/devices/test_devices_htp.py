@@ -10,7 +10,7 @@ import pytest
 from edgeq.bundle import Bundle
 from edgeq.devices import Entry, Job
 from edgeq.devices import htp as module
-from edgeq.devices.htp import HtpDevice, find_htp, make_htp
+from edgeq.devices.htp import HtpDevice, find_htp
 from edgeq.devices.registry import parse_device
 from edgeq.errors import ConfigError, ModelError, ProviderError
 from edgeq.graph import load_model
@@ -52,7 +52,7 @@ def test_what_the_chip_leaves_to_the_processor_altogether_has_not_run_on_it(bund
     unnamed = msgspec.structs.replace(image, shape=(None, *image.shape[1:]))
     manifest = msgspec.structs.replace(bundle.manifest, inputs=(unnamed,))
     with pytest.raises(ModelError, match="QNNExecutionProvider takes none of the model's") as caught:
-        make_htp("v79").run(job_of(Bundle(bundle.path, manifest), feeds=feeds[:1]))
+        HtpDevice.parse("v79").run(job_of(Bundle(bundle.path, manifest), feeds=feeds[:1]))
     assert "android-npu@v79" in str(caught.value.remedy)
 
 
@@ -87,7 +87,7 @@ def test_options_of_a_package_for_the_chip_are_kept(
     monkeypatch.setattr(module, "_usable", lambda: emulator)
     own = msgspec.structs.replace(load_target("android-npu@v68").provider, options={"x": "1", "soc_model": "30"})
     made = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, provider=own))
-    make_htp("v79").run(job_of(made, feeds=feeds))
+    HtpDevice.parse("v79").run(job_of(made, feeds=feeds))
     assert emulator.tasks[0].provider.options == {"x": "1", "soc_model": "69"}
 
 
@@ -104,19 +104,19 @@ def test_a_failure_is_in_the_providers_own_words(
 ) -> None:
     monkeypatch.setattr(module, "_usable", lambda: Emulator(**outcome))
     with pytest.raises(ModelError, match=f"on htp:v79: {words}"):
-        make_htp("").run(job_of(bundle, feeds=feeds))
+        HtpDevice.parse("").run(job_of(bundle, feeds=feeds))
 
 
 def test_chips_and_architectures_are_those_of_the_target() -> None:
     known = load_target("android-npu").compile
     assert known is not None
     for chip in known.known:
-        assert make_htp(chip.name) == HtpDevice(chip, chip.name)
-    assert make_htp("v73").chip.name == "SM8550"
-    assert make_htp("sm8550").spelling == "htp:SM8550"
-    assert make_htp("").spelling == "htp:v79"
+        assert HtpDevice.parse(chip.name) == HtpDevice(chip, chip.name)
+    assert HtpDevice.parse("v73").chip.name == "SM8550"
+    assert HtpDevice.parse("sm8550").spelling == "htp:SM8550"
+    assert HtpDevice.parse("").spelling == "htp:v79"
     with pytest.raises(ConfigError, match="'v99'") as caught:
-        make_htp("v99")
+        HtpDevice.parse("v99")
     assert "htp:v79 (htp:SM8750)" in str(caught.value.remedy)
 
 
@@ -125,8 +125,8 @@ def test_a_missing_emulator_is_said_with_what_to_do(method: str, monkeypatch: py
     sandbox = find_sandbox("qnn")
     monkeypatch.setattr(type(sandbox), "unusable", lambda self: "wrong machine" if method == "unusable" else None)
     monkeypatch.setattr(type(sandbox), "missing", lambda self: "not there")
-    for call in (find_htp, make_htp("").describe):
+    for call in (find_htp, HtpDevice.parse("").describe):
         with pytest.raises(ProviderError) as caught:
             call()
         assert ("edgeq doctor" in str(caught.value.remedy)) == (method == "missing")
-    assert ("wrong machine" if method == "unusable" else "not there") in str(make_htp("").missing())
+    assert ("wrong machine" if method == "unusable" else "not there") in str(HtpDevice.parse("").missing())

@@ -55,10 +55,12 @@ def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], Sequence[De
 
 def test_kinds_are_listed_in_their_order_with_what_each_found(found: dict[str, Any]) -> None:
     found["local"] = lambda: [Fake("local")]
-    found["ssh"] = list
+    found["qemu"] = list
     found["adb"] = lambda: [Fake("adb:A", facts={"cores": 8}), Fake("adb:B")]
-    assert [info.spelling for info in list_devices()] == ["local", "adb:A", "adb:B"]
-    assert list_devices()[1].cores == 8
+    local, qemu, *phones = list_devices()
+    assert (local.spelling, local.problem) == ("local", None)
+    assert (qemu.spelling, qemu.problem) == ("qemu", "none is connected")
+    assert [(info.spelling, info.cores) for info in phones] == [("adb:A", 8), ("adb:B", None)]
 
 
 def test_what_cannot_be_used_says_why_and_what_to_do(found: dict[str, Any]) -> None:
@@ -94,7 +96,7 @@ def test_all_are_asked_at_the_same_time(found: dict[str, Any]) -> None:
     """Each waits until all three have been asked: one after the other would never end."""
     together = threading.Barrier(3, timeout=10)
     found |= {kind: lambda: together.wait() * 0 or [] for kind in ("adb", "ssh", "qemu")}
-    assert list_devices() == ()
+    assert [info.problem for info in list_devices()] == ["none is connected"] * 3
 
 
 def test_those_named_are_asked_alone(found: dict[str, Any]) -> None:
@@ -104,7 +106,11 @@ def test_those_named_are_asked_alone(found: dict[str, Any]) -> None:
         list_devices(["usb:A"])
 
 
-def test_the_command_prints_a_table_and_the_problems_below_it(found: dict[str, Any]) -> None:
+def test_the_command_prints_a_table_and_the_problems_below_it(
+    found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kinds, "DISCOVERY", found)
+    monkeypatch.setitem(kinds.DEVICE_KINDS, "usb", Fake)
     facts = {"model": "Phone [3]", "soc": "SM8750", "abi": "arm64-v8a", "cores": 8, "memory_mb": 12000.0}
     clusters = (Cluster(cores=6, max_mhz=3530), Cluster(cores=2, max_mhz=4320))
     facts |= {"clusters": clusters, "providers": ("CPUExecutionProvider", "QNNExecutionProvider")}
@@ -112,12 +118,13 @@ def test_the_command_prints_a_table_and_the_problems_below_it(found: dict[str, A
     found["ssh"] = fail(ProviderError("there is no ssh", remedy="install [openssh]"))
     text = edgeq("devices")
     assert text.code == 0
-    _, phone, emulated, problem, remedy = text.out.splitlines()
+    _, phone, emulated, problem, remedy, named = text.out.splitlines()
     for cell in ("adb:A", "Phone [3]", "SM8750", "arm64-v8a", "8 (6 x 3.5, 2 x 4.3 GHz)", "12 GB", "CPU, QNN"):
         assert cell in phone
     assert emulated.split() == ["qemu:max", *["n/a"] * 6, "emulated"]
     assert problem == "ssh: there is no ssh"
     assert remedy == "  remedy: install [openssh]"
+    assert named == "usb: by name only, such as `edgeq devices --device usb:NAME`"
     listed = json.loads(edgeq("devices", "--json").out)
     assert listed[0]["clusters"] == [{"cores": 6, "max_mhz": 3530}, {"cores": 2, "max_mhz": 4320}]
     assert listed[2]["problem"] == "there is no ssh"
