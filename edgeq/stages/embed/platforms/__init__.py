@@ -3,7 +3,8 @@
 from edgeq.stages.embed.platforms.android import ANDROID
 from edgeq.stages.embed.platforms.c import C_HEADER
 from edgeq.stages.embed.platforms.python import PYTHON_MODULE
+from edgeq.stages.embed.platforms.web import WEB
 
 __all__ = ["PLATFORMS"]
 
-PLATFORMS = {platform.name: platform for platform in (ANDROID, C_HEADER, PYTHON_MODULE)}
+PLATFORMS = {platform.name: platform for platform in (ANDROID, C_HEADER, PYTHON_MODULE, WEB)}

@@ -1,0 +1,141 @@
+"""The npm package computes in a browser what the host does; its TypeScript repeats Pillow and tokenizers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+
+import edgeq
+from edgeq.bundle import read_bundle
+from edgeq.runtime import open_session, session_options
+from edgeq.stages.calibrate.images import load_image
+
+HERE = Path(__file__).parent
+PHOTOS = HERE.parents[1] / "calibration" / "photos"
+
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+
+
+def require(*programs: str) -> None:
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"there is no {program}: apt-get install nodejs npm chromium")
+
+
+def npm(folder: Path, *arguments: str) -> None:
+    done = subprocess.run(["npm", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Bundle and built project of both examples."""
+    require("npm", "node")
+    folder = tmp_path_factory.mktemp("web")
+    made = {}
+    for name in ("efficientnet-lite0", "minilm"):
+        bundle = edgeq.export(f"example:{name}", target="web", effort=0, measure=False, output=folder / name).path
+        project = edgeq.embed(bundle, platform="web", output=folder / f"{name}-web").path
+        npm(project, "install", "--no-audit", "--no-fund")
+        made[name] = bundle, project
+    return made
+
+
+def page(project: Path, query: list[tuple[str, str]]) -> dict[str, Any]:
+    require("chromium")
+    npm(project, "install", "--no-save", "--no-audit", "--no-fund", "playwright-core@1.65.1")
+    command = ["node", str(HERE / "drive_page.mjs"), str(project), str(shutil.which("chromium")), urlencode(query)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_pictures_are_classified_as_on_the_host(projects: dict[str, tuple[Path, Path]]) -> None:
+    path, project = projects["efficientnet-lite0"]
+    bundle = read_bundle(path)
+    files = sorted(PHOTOS.glob("*.jpg"))
+    (project / "demo" / "photos").mkdir()
+    for file in files:
+        shutil.copy(file, project / "demo" / "photos" / file.name)
+    found = page(project, [("picture", f"photos/{file.name}") for file in files])
+    assert (found["state"], found["samples"], found["isolated"], found["words"]) == ("ready", "good", True, [])
+    answers = json.loads(found["found"])
+    steps = bundle.manifest.preprocess
+    with open_session(bundle.model, session_options(threads=1)) as session:
+        for file in files:
+            pixels = load_image(file, steps).transpose(2, 0, 1)[None]  # type: ignore[arg-type]
+            logits = session.run(None, {"inputs": (pixels - np.float32(127)) / np.float32(128)})[0][0]
+            powers = np.exp(logits.astype(np.float64) - logits.max())
+            best = answers[f"photos/{file.name}"][0]
+            assert best["index"] == logits.argmax(), file.name
+            assert best["probability"] == pytest.approx(powers.max() / powers.sum(), abs=0.01), file.name
+
+
+def test_texts_are_compared(projects: dict[str, tuple[Path, Path]]) -> None:
+    found = page(projects["minilm"][1], [])
+    assert (found["state"], found["samples"]) == ("ready", "good"), found
+    assert 0.4 < float(found["cosine"]) < 0.9  # two sentences that say the same
+
+
+def test_the_tokenizer_gives_the_tokens_of_tokenizers(projects: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    bundle, project = projects["minilm"]
+    texts = [json.loads(line)["text"] for line in (PHOTOS.parent / "sentences.jsonl").read_text().splitlines()]
+    texts += [
+        "Ünïcödé ΑΣ ΟΔΟΣ ß İstanbul",
+        "日本語テキスト 中文 한국어",
+        "😀👍🏽 \u200b\u00ad zero",
+        "[SEP] in [MASK] the text",
+    ]
+    texts += ["a" * 150 + " b", "", "  \t\n", "don't e-mail U.S.A. 3.14 $5 «quote» … — ‘x’", "\x00\ufffd con\x07trol"]  # noqa: RUF001
+    texts += ["ﬁ Ⅷ ½ ㎏ e\u0301\u0323", "नमस्ते दुनिया مرحبا", "word " * 300]
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    script = f"""
+import {{ readFileSync }} from "node:fs";
+import {{ Tokenizer }} from {json.dumps((project / "dist" / "wordpiece.js").as_uri())};
+const tokenizer = Tokenizer.parse(readFileSync({json.dumps(str(bundle / "tokenizer.json"))}, "utf8"));
+const texts = JSON.parse(readFileSync({json.dumps(str(tmp_path / "texts.json"))}, "utf8"));
+const tokens = tokenizer.encode(texts, 128, true);
+console.log(JSON.stringify([tokens.ids, tokens.mask].map((array) => [...array].map(Number))));
+"""
+    (tmp_path / "run.mjs").write_text(script)
+    done = subprocess.run(["node", str(tmp_path / "run.mjs")], capture_output=True, text=True, check=True)
+    reference = tokenizers.Tokenizer.from_file(str(bundle / "tokenizer.json"))
+    reference.enable_truncation(128)
+    reference.enable_padding(length=128)
+    encodings = reference.encode_batch(texts)
+    ids, mask = (np.array(array).reshape(len(texts), 128) for array in json.loads(done.stdout))
+    for text, encoding, row in zip(texts, encodings, ids, strict=True):
+        assert encoding.ids == row.tolist(), text
+    np.testing.assert_array_equal(mask, [encoding.attention_mask for encoding in encodings])
+
+
+@pytest.mark.parametrize("size", [(37, 301), (640, 480), (256, 256), (1000, 300)], ids=str)
+def test_the_resize_is_pillows(projects: dict[str, tuple[Path, Path]], tmp_path: Path, size: tuple[int, int]) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (size[1], size[0], 4), np.uint8)
+    pixels[..., 3] = 255
+    goal = (256 * size[0] // min(size), 256 * size[1] // min(size))
+    (tmp_path / "pixels.bin").write_bytes(pixels.tobytes())
+    module = (projects["efficientnet-lite0"][1] / "dist" / "pictures.js").as_uri()
+    script = f"""
+import {{ readFileSync, writeFileSync }} from "node:fs";
+import {{ resize }} from {json.dumps(module)};
+const data = new Uint8ClampedArray(readFileSync({json.dumps(str(tmp_path / "pixels.bin"))}));
+const found = resize({{ data, width: {size[0]}, height: {size[1]} }}, {goal[0]}, {goal[1]});
+writeFileSync({json.dumps(str(tmp_path / "found.bin"))}, found.data);
+"""
+    (tmp_path / "run.mjs").write_text(script)
+    subprocess.run(["node", str(tmp_path / "run.mjs")], check=True)
+    found = np.frombuffer((tmp_path / "found.bin").read_bytes(), np.uint8).reshape(goal[1], goal[0], 4)
+    expected = np.asarray(Image.fromarray(pixels[..., :3]).resize(goal, Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(found[..., :3], expected)
