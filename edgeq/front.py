@@ -41,7 +41,7 @@ class FrontPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ``formats`` counts groups by format; ``changed`` holds the nodes whose format is not the precision's.
     ``predicted_db`` is None without any error, and where only speed was looked at; ``predicted_ms`` is in ms of this
     machine if ``Front.measured``, else in units that only compare; sizes are of the model file. What else is None was
-    not measured.
+    not measured. ``speedup`` is over the float model, by CPU time.
     """
 
     number: int
@@ -53,9 +53,18 @@ class FrontPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     sqnr_db: float | None = None
     drop: float | None = None
     latency_ms: float | None = None
+    speedup: float | None = None
     size_bytes: int | None = None
     why: str | None = None
     taken: bool = False
+
+    @property
+    def time(self) -> str:
+        """What was measured of its time, in words; empty if nothing was."""
+        if self.latency_ms is None:
+            return ""
+        part = "" if self.speedup is None else f", {1 / self.speedup:.2f} of float"
+        return f"{self.latency_ms:.2f} ms{part}"
 
 
 class Front(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

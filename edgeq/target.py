@@ -109,13 +109,16 @@ class Floats(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kernels and data movement only between integer neighbours, true wherever they stand, for
     providers that run floats slowly or not at all. ``requantized`` names operators whose constant float weights
     are quantized while loading, per tensor, where they stand between a DequantizeLinear and a QuantizeLinear: such
-    a node is float only if a neighbour is, too.
+    a node is float only if a neighbour is, too. ``stored`` is how the weights of float kernels are written into the
+    file: as they are computed, or as ``"int16"`` with a scale per channel, for runtimes that turn them back while
+    loading.
     """
 
     type: Literal["float32", "float16"] = "float32"
     runs: Literal["all", "listed", "none"] = "all"
     avoid: bool = False
     requantized: tuple[str, ...] = ()
+    stored: Literal["computed", "int16"] = "computed"
     source: str
 
 

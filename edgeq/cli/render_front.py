@@ -37,7 +37,7 @@ def show_sensitivity(front: Front, target: str) -> None:
 def add_front(console: Console, front: Front) -> None:
     """The points of the front, cheapest first, and which one was taken."""
     unit = "ms" if front.measured else "estimated"
-    table = result_table("point", "groups by format", f"predicted, {unit}", "SQNR", "drop", "latency", "size", "")
+    table = result_table("point", "groups by format", f"predicted, {unit}", "SQNR", "drop", "time", "size", "")
     for point in front.points:
         table.add_row(*map(escape, _cells(point, told=bool(front.sensitivity))))
     console.print(f"\nmixes of {front.precision}, cheapest in time and bytes first (--pick N takes another):")
@@ -56,7 +56,7 @@ def _cells(point: FrontPoint, *, told: bool) -> tuple[str, ...]:
         f"{point.predicted_ms:.3g}",
         found,
         "" if point.drop is None else f"{point.drop:.3g}",
-        "" if point.latency_ms is None else f"{point.latency_ms:.2f} ms",
+        point.time,
         f"{size / 1e6:.2f} MB",
         "taken" if point.taken else point.why or "",
     )

@@ -19,8 +19,9 @@ from edgeq.graph import TensorInfo
 from edgeq.recipe import TextPreprocess
 from edgeq.report import Metric
 from edgeq.stages.calibrate.feeds import Feed, load_feed
-from edgeq.stages.run.accuracy import predictor, score
+from edgeq.stages.run.accuracy import score
 from edgeq.stages.run.labels import load_labels
+from edgeq.stages.run.predict import predictor
 
 __all__ = ["EvaluationData"]
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
+
+from edgeq.graph import constant_array
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.judge import Attempt, Impossible, Verdict
 from edgeq.report import Finding, LatencyComparison
 from edgeq.request import output_sqnr_db
+
+_SURE = 4
+"""A limit that allows fewer samples than this is said to be hardly measurable: half of them come and go by chance."""
 
 __all__ = ["choice_findings", "data_findings", "speed_findings"]
 
@@ -23,6 +30,9 @@ def data_findings(job: Job, attempt: Attempt) -> list[Finding]:
         count = "1 node stays" if len(islands) == 1 else f"{len(islands)} nodes stay"
         text = f"{count} float32 where the rest is float16, such as {next(iter(islands))}: {next(iter(whys))}"
         findings.append(Finding(severity="info", text=text, nodes=tuple(islands)))
+    if halved := sum(array.nbytes for array in _stored(attempt)):
+        text = f"float weights are stored in 16 bits and turned back while loading: {halved / 1e6:.2f} MB less"
+        findings.append(Finding(severity="info", text=text))
     used, held_out = job.feeds
     if used is not None and attempt.scheme.calibrated and len(used.rows) < 32:
         text = f"only {len(used.rows)} calibration samples: ranges may miss what your data holds"
@@ -34,6 +44,13 @@ def data_findings(job: Job, attempt: Attempt) -> list[Finding]:
         text = "accuracy was measured on example inputs, which are not real data"
         findings.append(Finding(severity="warning", text=text, remedy="give --calibration or --evaluation data"))
     return findings
+
+
+def _stored(attempt: Attempt) -> list[np.ndarray]:
+    """The weights in 16 bits that ``edgeq.stages.tune.store_floats`` made."""
+    casts = (node for node in attempt.model.graph if node.op_type == "Cast")
+    arrays = (constant_array(node.inputs[0]) for node in casts)
+    return [array for array in arrays if array is not None and array.dtype == np.int16]
 
 
 def speed_findings(latency: LatencyComparison | None) -> list[Finding]:
@@ -49,10 +66,42 @@ def choice_findings(attempt: Attempt, rejected: Sequence[Verdict | Impossible]) 
     """Which precisions were tried and not taken, and whether the one that was taken is worth having."""
     findings = []
     for other in rejected:
-        text = f"{other.precision} was tried and not taken: {other.lost}"
+        why = other.lost
+        if isinstance(other, Verdict) and other.contract is not None and other.met:
+            why = f"it keeps the limits, too, but costs more: {other.cost}"
+        text = f"{other.precision} was tried and not taken: {why}"
         findings.append(Finding(severity="info", text=text))
+    findings.extend(_resolution(attempt))
     if attempt.verdict.contract is None and not attempt.verdict.acceptable:
         text = f"the outputs keep an SQNR of only {output_sqnr_db(attempt.evaluation):.1f} dB: do not ship this"
         remedy = "try another --precision, or give calibration data like what the model will see"
         findings.append(Finding(severity="error", text=text, remedy=remedy))
     return findings
+
+
+def _resolution(attempt: Attempt) -> list[Finding]:
+    """Where the limit on accuracy is finer than one sample, what it really asks for, and what one sample more buys."""
+    contract, evaluation = attempt.verdict.contract, attempt.evaluation
+    asked = (
+        next((c.asked for c in contract.clauses if c.option == "--max-drop"), None) if contract is not None else None
+    )
+    metric = next((m for m in evaluation.metrics if m.name == evaluation.primary), None)
+    if asked is None or metric is None or metric.unit != "%" or not metric.samples:
+        return []
+    step = 100 / metric.samples
+    allowed = int(asked / step + 1e-6)
+    if allowed >= _SURE:
+        return []
+    count = "none" if allowed == 0 else f"only {allowed}"
+    text = (
+        f"--max-drop {asked:g} allows {count} of {metric.samples} samples to be lost, as one is {step:.2g} points of "
+        f"{metric.name}: which mix keeps it is partly chance"
+    )
+    points = attempt.front.points if attempt.front is not None else ()
+    nearly = [p for p in points if p.drop is not None and asked < p.drop <= asked + step + 1e-4 and not p.taken]
+    priced = [(p.size_bytes / p.speedup, p.number) for p in nearly if p.size_bytes and p.speedup]
+    if priced:
+        point = points[min(priced)[1]]
+        text += f"; with one more lost, point {point.number} would do: {(point.size_bytes or 0) / 1e6:.2f} MB, {point.time}"
+    remedy = f"give --evaluation {math.ceil(100 * _SURE / asked)} samples or more" if asked else None
+    return [Finding(severity="info", text=text, remedy=remedy)]

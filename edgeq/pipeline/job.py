@@ -36,6 +36,7 @@ from edgeq.stages.choose import (
 from edgeq.stages.export import load_source
 from edgeq.stages.insert import insert_qdq, verify_qdq
 from edgeq.stages.prep import Prepared, prepare
+from edgeq.stages.run.predict import Reference
 from edgeq.stages.tune import finish, shape_float, stamp
 from edgeq.stages.tune.context import find_chips
 from edgeq.target import Gate, TargetProfile, load_target
@@ -133,7 +134,7 @@ class Job:
         return self if effort == self.effort else self._sharing(replace(self, effort=effort))
 
     def _sharing(self, other: Job) -> Job:
-        for done in ("source", "prepared", "wrapping", "reference", "float_bytes", "feeds"):
+        for done in ("source", "prepared", "wrapping", "reference", "answers", "float_bytes", "feeds"):
             setattr(other, done, getattr(self, done))
         return other
 
@@ -207,6 +208,11 @@ class Job:
     def reference(self) -> ir.Model:
         """The float model that the package is measured against: the prepared one, with the embedded steps."""
         return self.prepared.model if self.wrapping is None else self.wrapping.around(self.prepared.model)[0]
+
+    @cached_property
+    def answers(self) -> Reference:
+        """The reference, which remembers what it says: all precisions are compared with it."""
+        return Reference(self.reference)
 
     @cached_property
     def float_bytes(self) -> int:

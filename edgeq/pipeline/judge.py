@@ -13,9 +13,8 @@ from edgeq.errors import NothingToQuantizeError
 from edgeq.float16 import with_rounding
 from edgeq.formats import NodeFormat
 from edgeq.front import Front
-from edgeq.graph import constant_array, save_model
+from edgeq.graph import save_model
 from edgeq.pipeline.job import Job
-from edgeq.pipeline.mixing import can_mix, faster_mix, mix, pick
 from edgeq.qtypes import QuantPlan, Scheme
 from edgeq.report import Contract, Size
 from edgeq.request import Limits, output_sqnr_db, shortfall
@@ -25,22 +24,18 @@ from edgeq.stages.run.labels import load_labels
 from edgeq.stages.run.latency import Timing, compare_latency
 from edgeq.target import Provider
 
-__all__ = ["SOUND_SQNR_DB", "Attempt", "Impossible", "Verdict", "arithmetic", "attempt", "best_attempt"]
+__all__ = ["SOUND_SQNR_DB", "Attempt", "Impossible", "Verdict", "arithmetic", "attempt", "evaluate_model"]
 
 SOUND_SQNR_DB = 10.0
 """Below this a precision is not handed over without being asked for: a tenth of the signal is noise."""
-
-_MOSTLY = 0.5
-"""The least share of the weights that ranges found at run time must reach, or the precision is mostly float."""
-
-_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What one precision is worth; ``mixed`` counts the nodes that have another format.
 
-    ``latency_ms`` is None where it was not measured, ``speedup`` is over the float model, by CPU time.
+    ``latency_ms`` is None where it was not measured, ``speedup`` is over the float model, by CPU time. ``effort``
+    is the one that it was made with.
     """
 
     scheme: Scheme
@@ -50,6 +45,14 @@ class Verdict:
     mixed: int = 0
     latency_ms: float | None = None
     speedup: float | None = None
+    effort: int = 0
+
+    @property
+    def price(self) -> float:
+        """Time as a part of the float model's, multiplied by size as a part of it: a hundredth of the one is worth a
+        hundredth of the other. Without a measured time it is the size alone.
+        """
+        return self.size.quantized_bytes / self.size.float_bytes / (self.speedup or 1.0)
 
     @property
     def precision(self) -> str:
@@ -74,6 +77,12 @@ class Verdict:
         return not self.acceptable, shortfall(self.contract), self.evaluation.drop
 
     @property
+    def cost(self) -> str:
+        """Size, and time where that was measured, in words."""
+        part = "" if self.speedup is None else f" in {1 / self.speedup:.2f} of the float model's time"
+        return f"{self.size.quantized_bytes / 1e6:.2f} MB{part}"
+
+    @property
     def lost(self) -> str:
         """In words, for a precision that was not taken."""
         sqnr_db = output_sqnr_db(self.evaluation)
@@ -83,10 +92,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Impossible:
-    """A precision that leaves this model as it is, and why."""
+    """A precision that leaves this model as it is, and why; ``error`` where that was found by trying."""
 
     scheme: Scheme
     lost: str
+    error: NothingToQuantizeError | None = None
 
     @property
     def precision(self) -> str:
@@ -124,84 +134,6 @@ class Attempt:
         return self.verdict.evaluation
 
 
-def best_attempt(job: Job, limits: Limits) -> tuple[Attempt, list[Verdict | Impossible]]:
-    """The first precision of the job that is acceptable, or the best there is; and what the others were worth.
-
-    Of the others only the verdicts are kept, not the models; they come in the order in which they were tried.
-    Ranges found at run time are tried where most weights are in products that have them.
-    Where a precision breaks the contract, mixes of it with floats or wider integers come before the next one;
-    without a contract, before the first that leaves activations float. What is slower than the float model is mixed
-    with floats where that is faster.
-
-    Raises:
-        ConfigError: a limit cannot be judged for this target, or there is no such point to pick.
-        NothingToQuantizeError: that is so in every precision.
-    """
-    limits.check(job.target, measure=job.measure)
-    if limits.pick is not None:
-        return pick(job, limits, attempt), []
-    best: Attempt | None = None
-    rejected: list[Verdict | Impossible] = []
-    nothing: NothingToQuantizeError | None = None
-    to_mix: Attempt | None = None
-    doubtful = {scheme: _mostly_float(job, scheme) for scheme in job.schemes if scheme.dynamic and not job.precision}
-    rejected.extend(Impossible(scheme, why) for scheme, why in doubtful.items() if why)
-    schemes = [scheme for scheme in job.schemes if not doubtful.get(scheme)]
-    for number, scheme in enumerate(schemes):
-        found: Attempt | None
-        try:
-            found = attempt(job, scheme, limits)
-        except NothingToQuantizeError as error:
-            rejected.append(Impossible(scheme, error.what))
-            nothing = nothing or error
-            continue
-        if to_mix is None and can_mix(job, scheme):
-            to_mix = found
-        if best is None or found.verdict.rank < best.verdict.rank:
-            best, found = found, best
-        if found is not None:
-            rejected.append(found.verdict)
-            found = None  # its models go before the next ones are made
-        later = schemes[number + 1 :]
-        last = all(other.static_bits is None for other in later)
-        ranged_next = bool(later) and later[0].dynamic  # it costs one attempt, a mix several
-        if not best.verdict.acceptable and to_mix is not None and (limits.contract or last) and not ranged_next:
-            best, to_mix = _mixed(job, limits, best, to_mix, rejected), None
-        if best.verdict.acceptable:
-            break
-    if best is None:
-        assert nothing is not None, "a profile has at least one precision"
-        raise nothing
-    slow = best.verdict.speedup is not None and best.verdict.speedup < 1
-    if slow and not best.verdict.mixed and can_mix(job, best.scheme):
-        best = faster_mix(job, best, limits, attempt)
-    return best, sorted(rejected, key=lambda verdict: job.schemes.index(verdict.scheme))
-
-
-def _mostly_float(job: Job, scheme: Scheme) -> str | None:
-    """Why ranges found at run time would leave most of the model float; None where they would not."""
-    shaped = job.shaped(scheme)
-    ranged = job.layout(shaped, scheme).dynamic
-    sizes: dict[bool, int] = {True: 0, False: 0}
-    for node in shaped.graph:
-        weight = constant_array(node.inputs[1]) if node.op_type in _PRODUCTS and len(node.inputs) > 1 else None
-        if weight is not None:
-            sizes[str(node.name) in ranged] += weight.size
-    share = sizes[True] / max(sum(sizes.values()), 1)
-    why = f"only {share:.0%} of the weights are in products whose activations can be ranged at run time"
-    return why if share < _MOSTLY else None
-
-
-def _mixed(job: Job, limits: Limits, best: Attempt, to_mix: Attempt, rejected: list[Verdict | Impossible]) -> Attempt:
-    """The better of the best so far and a mix; the other one's verdict goes to ``rejected``."""
-    found = mix(job, to_mix, limits, attempt)
-    if not found.verdict.mixed:
-        return found if best is to_mix else replace(best, front=found.front)
-    worse, better = sorted((best, found), key=lambda one: one.verdict.rank, reverse=True)
-    rejected.append(worse.verdict)
-    return better if better.front is not None else replace(better, front=found.front)
-
-
 def attempt(job: Job, scheme: Scheme, limits: Limits, formats: Mapping[str, NodeFormat] | None = None) -> Attempt:
     """Carry out one precision, with other ``formats`` for some nodes, and judge it."""
     inner = job.quantize(scheme, formats)
@@ -214,7 +146,7 @@ def attempt(job: Job, scheme: Scheme, limits: Limits, formats: Mapping[str, Node
         evaluation = evaluate_model(job, _as_computed(job, model, file))
         latency_ms, speedup = _speed(job, scheme, limits, file, evaluation)
     contract = limits.judge(evaluation, size, latency_ms)
-    verdict = Verdict(scheme, evaluation, size, contract, len(formats or {}), latency_ms, speedup)
+    verdict = Verdict(scheme, evaluation, size, contract, len(formats or {}), latency_ms, speedup, job.effort)
     return Attempt(verdict, shaped, chosen, model, inner)
 
 
@@ -223,7 +155,8 @@ def _speed(
 ) -> tuple[float | None, float | None]:
     """Median latency in ms and the speed-up over the float model, where this machine tells of the target."""
     asked = limits.max_latency_ms is not None
-    if not job.measure or not job.target.verification.latency_here or not (asked or can_mix(job, scheme)):
+    choice = job.precision is None and (limits.contract or scheme.static_bits is not None)
+    if not job.measure or not job.target.verification.latency_here or not (asked or choice):
         return None, None
     timing = Timing(seconds=job.seconds) if asked else Timing(seconds=min(job.seconds, 0.5), min_runs=5)
     inputs, provider = evaluation.sample_inputs[0], job.target.provider
@@ -247,7 +180,7 @@ def evaluate_model(job: Job, model: Path) -> Evaluation:
     fusion. ONNX Runtime's optimized kernels for the CPU compute 16-bit and blocked forms in ways of their
     own, which say nothing of an NPU.
     """
-    reference, held_out = job.reference, job.held_out
+    reference, held_out = job.answers, job.held_out
     provider, optimization, how = arithmetic(job)
     evaluation = None
     if job.data.pairs is not None:

@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,14 +26,14 @@ from edgeq.graph import fingerprint
 from edgeq.output import atomic_file
 from edgeq.pipeline.study import Study, study
 from edgeq.request import Limits, output_sqnr_db
-from edgeq.stages.mix import Totals, solve, total
+from edgeq.stages.mix import Totals, cheapest, solve, total
 from edgeq.stages.run.latency import Timing, compare_latency
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from edgeq.pipeline.job import Job
-    from edgeq.pipeline.judge import Attempt
+    from edgeq.pipeline.judge import Attempt, Verdict
 
 __all__ = ["can_mix", "faster_mix", "mix", "pick", "sensitivity_of"]
 
@@ -46,6 +47,9 @@ STEPS_DB = (1.5, 3.0, 4.5, 6.0, 9.0, 12.0, 15.0, 18.0)
 REPAIR_DB = (1.0, 2.0, 4.0, 8.0, 16.0)
 """By how much less noise than the best so far has is asked for, one after another, where no point of the front does."""
 
+SPARE_DB = 1.0
+"""How much more noise than predicted to be enough a point may have that is tried with more effort."""
+
 HARDLY = 1.1
 """A mix that is made for speed may take so many times the time of the fastest one, if it is smaller."""
 
@@ -58,23 +62,26 @@ def can_mix(job: Job, scheme: Scheme) -> bool:
     return job.precision is None and scheme.static_bits is not None and job.target.floats.type == "float32"
 
 
-def mix(job: Job, base: Attempt, limits: Limits, carry: Carry) -> Attempt:
-    """The cheapest mix that keeps the limits, or the best there is; ``base`` itself if nothing is better.
+def mix(
+    job: Job, start: Attempt, limits: Limits, carry: Carry, *, gain_db: float = 0.0, rival: Verdict | None = None
+) -> Attempt:
+    """The cheapest mix that keeps the limits, or the best there is; ``start`` itself if nothing is better.
 
-    ``base`` is the precision as it is. Points are looked for at effort 0, and the one that is found is carried out
-    at the job's own effort, after the next cheaper one, which may do then. What comes back tells of all points in
-    its ``front``.
+    ``start`` is the precision as it is, at effort 0, to which the job's own effort adds ``gain_db``. Points are
+    looked for at effort 0; what is found there is carried out at the job's own effort, after a cheaper one which may
+    do then. What does not promise to be cheaper than ``rival``, which keeps the limits, is not tried. What comes
+    back tells of all points in its ``front``.
     """
     quick = job.at_effort(0)
-    start = base if quick is job else carry(quick, base.scheme, limits, {})
     found = _study(quick, start, limits)
-    search = _Search(quick, start, limits, carry, found, _points(found, limits, output_sqnr_db(start.evaluation)))
+    points = _points(found, limits, output_sqnr_db(start.evaluation))
+    search = _Search(quick, start, limits, carry, found, points, rival)
     search.run()
     if quick is not job:
-        search.with_effort(job, base)
+        search.with_effort(job, gain_db)
     best = search.best()
     front = search.front(best)
-    _keep(job, base.scheme, limits, front)
+    _keep(job, start.scheme, limits, front)
     return best.with_front(front)
 
 
@@ -120,7 +127,7 @@ def pick(job: Job, limits: Limits, carry: Carry) -> Attempt:
         made = carry(quick, scheme, limits, {})
         found = _study(quick, made, limits)
         choices = _points(found, limits, output_sqnr_db(made.evaluation))
-        front = _Search(quick, made, limits, carry, found, choices).front(None)
+        front = _Search(quick, made, limits, carry, found, choices).front(made)
         _keep(job, scheme, limits, front)
     point = next((p for p in front.points if p.number == limits.pick), None)
     if point is None:
@@ -185,17 +192,17 @@ def _points(found: Study, limits: Limits, reached_db: float | None = None) -> li
     problem, before = found.problem, total(found.problem, found.base)
     size = float(limits.max_size_bytes) if limits.max_size_bytes is not None else math.inf
     least = solve(problem, minimize="noise", max_size=size)
-    chosen = [found.base, solve(problem, minimize="price", max_noise=before.noise, max_size=size), least]
+    chosen = [found.base, cheapest(problem, max_noise=before.noise, max_size=size), least]
     budgets = [before.noise * 10 ** (-step / 10) for step in STEPS_DB]
     if limits.min_sqnr_db is not None and reached_db is not None:  # half a dB more than what is missing
         budgets.append(before.noise * 10 ** (-(limits.min_sqnr_db - reached_db + 0.5) / 10))
     for budget in budgets:
         if least is None or budget < total(problem, least).noise:
             continue
-        chosen.append(solve(problem, minimize="price", max_noise=budget, max_size=size))
+        chosen.append(cheapest(problem, max_noise=budget, max_size=size))
     if size < math.inf and before.size > size:  # too large as it is: what is lost on the way down is a choice, too
         rougher = (before.noise * factor for factor in (2.0, 8.0))
-        chosen += [solve(problem, minimize="price", max_noise=noise, max_size=size) for noise in rougher]
+        chosen += [cheapest(problem, max_noise=noise, max_size=size) for noise in rougher]
     values = {one: total(problem, one) for one in chosen if one is not None and not _empty(found, one)}
     return [
         one
@@ -225,6 +232,7 @@ class _Search:
     carry: Carry
     found: Study
     points: list[tuple[int, ...]]
+    rival: Verdict | None = None
     done: dict[int, Attempt] = field(default_factory=dict)
     whys: dict[int, str] = field(default_factory=dict)
 
@@ -250,27 +258,31 @@ class _Search:
         """The cheapest that keeps the limits, or what comes closest."""
         return min(self.done.values(), key=lambda one: (one.verdict.rank[:2], self._cost(one), one.verdict.rank))
 
-    def with_effort(self, job: Job, base: Attempt) -> None:
-        """Carry out at the effort of ``job`` what was found with less: the next cheaper point, too, if that does.
+    def with_effort(self, job: Job, gain_db: float) -> None:
+        """Carry out at the effort of ``job`` what was found with less: first a cheaper point, which may do then, too.
 
-        ``base`` is the precision as it is, with that effort. An attempt with less effort stays where it is better.
+        That is the cheapest whose noise would be as low with a gain of ``gain_db``. An attempt with less effort stays
+        where it is better.
         """
         chosen = next(number for number, one in self.done.items() if one is self.best())
-        alone = self.points.index(self.found.base)
-        self.done[alone] = min(self.done[alone], base, key=lambda one: one.verdict.rank)
-        prices = {number: total(self.found.problem, point).price for number, point in enumerate(self.points)}
-        cheaper = [n for n in prices if prices[n] < prices[chosen] and self._worth_trying(n)]
-        cheaper = [n for n in cheaper if self.points[n] != self.found.base]
-        asked = [max(cheaper, key=prices.__getitem__)] if cheaper and self.done[chosen].verdict.acceptable else []
+        asked = self._cheaper(chosen, gain_db) if self.done[chosen].verdict.acceptable else []
         for number in (*asked, chosen):
             if self.points[number] == self.found.base:
                 continue
-            made = self.carry(job, base.scheme, self.limits, self.found.formats(self.points[number]))
+            made = self.carry(job, self.base.scheme, self.limits, self.found.formats(self.points[number]))
             held = self.done.get(number)
             if held is None or made.verdict.rank <= held.verdict.rank:
                 self.done[number] = made
             if made.verdict.acceptable:
                 return
+
+    def _cheaper(self, chosen: int, gain_db: float) -> list[int]:
+        """The point to try before ``chosen``: the cheapest that a gain brings to its noise, else the next cheaper."""
+        values = {number: total(self.found.problem, point) for number, point in enumerate(self.points)}
+        worth = [n for n in values if values[n].price < values[chosen].price and self._worth_trying(n)]
+        worth = sorted((n for n in worth if self.points[n] != self.found.base), key=lambda n: values[n].price)
+        enough = values[chosen].noise * 10 ** ((gain_db + SPARE_DB) / 10)
+        return [n for n in worth if values[n].noise <= enough][:1] or worth[-1:]
 
     def _cost(self, one: Attempt) -> float:
         """Of what is acceptable, the cheapest wins, in time and bytes."""
@@ -285,10 +297,25 @@ class _Search:
         size, latency = self.limits.max_size_bytes, self.limits.max_latency_ms
         if size is not None and values.size > size * 1.02:
             self.whys[number] = "predicted to be larger than --max-size"
+        if values.price > self._most * before.price and self.points[number] != self.found.base:
+            assert self.rival is not None
+            self.whys[number] = f"predicted to cost more time and bytes than {self.rival.precision}, which does"
         measured = self.base.verdict.latency_ms
         if latency is not None and measured is not None and measured * values.cost / before.cost > latency * 1.15:
             self.whys[number] = "predicted to be slower than --max-latency"
         return number not in self.whys
+
+    @cached_property
+    def _most(self) -> float:
+        """How many times the price of the precision as it is a point may have, so that it is cheaper than the rival."""
+        if self.rival is None:
+            return math.inf
+        one, other, problem = self.rival, self.base.verdict, self.found.problem
+        if one.speedup is not None and other.speedup is not None:
+            return one.price / other.price
+        own = one.scheme.format
+        whole = problem.uniform((own.name, NodeFormat(None, own.static_bits).name, "float"))
+        return total(problem, whole).price / total(problem, self.found.base).price
 
     def _predicted(self, order: Sequence[int]) -> int:
         """Where to begin: the first point that is predicted to reach --min-sqnr, or the middle."""
@@ -313,7 +340,7 @@ class _Search:
         noise = total(problem, self.points[start]).noise
         size = float(self.limits.max_size_bytes) if self.limits.max_size_bytes is not None else math.inf
         for step in REPAIR_DB:
-            chosen = solve(problem, minimize="price", max_noise=noise * 10 ** (-step / 10), max_size=size)
+            chosen = cheapest(problem, max_noise=noise * 10 ** (-step / 10), max_size=size)
             if chosen is None or _empty(self.found, chosen):
                 return
             if chosen in self.points:
@@ -324,16 +351,16 @@ class _Search:
             if self._worth_trying(number) and self._try(number).verdict.acceptable:
                 return
 
-    def front(self, best: Attempt | None) -> Front:
+    def front(self, best: Attempt) -> Front:
         """All points, those that promotions made at the end."""
         points = []
         for number, chosen in enumerate(self.points):
             point = _point(self.found, number, chosen, self._counts(chosen))
             attempt = self.done.get(number)
             why = self.whys.get(number)
-            if best is not None and why is None and attempt is not best:
+            if why is None and attempt is not best:
                 why = self._why(attempt)
-            points.append(_measured(point, attempt, why, taken=attempt is not None and attempt is best))
+            points.append(_measured(point, attempt, why, taken=attempt is best))
         found = self.found
         return Front(
             precision=found.scheme.name, measured=found.measured, points=tuple(points), sensitivity=found.sensitivity
@@ -341,10 +368,10 @@ class _Search:
 
     def _why(self, attempt: Attempt | None) -> str:
         if attempt is None:
-            return "not tried: a faster point does, or slower ones do not"
+            return "not tried: a cheaper point does, or dearer ones do not"
         if not attempt.verdict.acceptable:
             return f"does not keep the limits: {attempt.verdict.lost}"
-        return "a faster one does as well"
+        return "a cheaper one does as well"
 
     def _counts(self, chosen: Sequence[int]) -> Counter[str]:
         units = zip(self.found.problem.units, self.found.groups, chosen, strict=True)
@@ -373,6 +400,7 @@ def _measured(point: FrontPoint, attempt: Attempt | None, why: str | None, *, ta
         sqnr_db=output_sqnr_db(verdict.evaluation),
         drop=verdict.evaluation.drop,
         latency_ms=verdict.latency_ms,
+        speedup=verdict.speedup,
         size_bytes=verdict.size.quantized_bytes,
         why=None if taken else why,
         taken=taken,

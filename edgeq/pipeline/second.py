@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import msgspec
 
 from edgeq.errors import CalibrationError, ModelError
+from edgeq.pipeline.choosing import best_attempt
 from edgeq.pipeline.job import Job
-from edgeq.pipeline.judge import Attempt, Impossible, Verdict, best_attempt
+from edgeq.pipeline.judge import Attempt, Impossible, Verdict
 from edgeq.report import Contract, Finding
 from edgeq.request import Limits
 

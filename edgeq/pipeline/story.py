@@ -12,9 +12,9 @@ from edgeq.embedding import EmbedOptions
 from edgeq.errors import ContractError, GateError
 from edgeq.gates import failing
 from edgeq.output import atomic_folder, check_free
+from edgeq.pipeline.choosing import best_attempt
 from edgeq.pipeline.embedding import check_projects, embed
 from edgeq.pipeline.job import Job
-from edgeq.pipeline.judge import best_attempt
 from edgeq.pipeline.publish import publish
 from edgeq.pipeline.second import second_graph
 from edgeq.progress import Progress

@@ -206,7 +206,7 @@ class _Study:
         rest = max(0.0, self._profile(self.scheme).rest - (before.cost - alone)) if here else 0.0
         problem = Problem(units, links, needs, between, rest, saved_bytes(self.model) - before.size)
         whole = total(problem, usual)
-        # A hundredth of the size weighs as much as a hundredth of the time.
+        # Around the precision as it is, a hundredth of the size is worth a hundredth of the time.
         problem = replace(problem, byte_price=whole.cost / max(whole.size, 1.0))
         integer = frozenset(self.layout.integer) | frozenset(self.layout.absorbed)
         rows = self._sensitivity(wanted, usual)
@@ -321,7 +321,8 @@ class _Study:
         scheme = self._scheme_of(wanted)
         noise = 0.0 if wanted.floating else self._noise("weights" if scheme is None else _kind(scheme), group.name)
         domain = FLOAT if table else wanted.static_bits or FLOAT
-        float_bytes = 2 if self.job.target.floats.type == "float16" else 4
+        floats = self.job.target.floats
+        float_bytes = 2 if floats.type == "float16" or floats.stored == "int16" else 4
         size = group_bytes(nodes, wanted, float_bytes=float_bytes)
         return Option(wanted.name, domain, noise, self._time(group, wanted), size)
 

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from edgeq.stages.mix.problem import FLOAT, Link, Option, Problem, Unit, total
-from edgeq.stages.mix.solve import solve
+from edgeq.stages.mix.problem import FLOAT, Link, Option, Problem, Totals, Unit, total
+from edgeq.stages.mix.solve import cheapest, solve
 
 
 def random_problem(seed: int, units: int = 6) -> Problem:
@@ -39,6 +39,13 @@ def random_problem(seed: int, units: int = 6) -> Problem:
     return Problem(tuple(made), tuple(links), needs, between, base_cost=0.7, base_size=10.0, byte_price=0.003)
 
 
+def valued(problem: Problem, found: Totals, minimize: str) -> float:
+    """What is minimized: the solver's ``price`` is linear, that of ``cheapest`` the product."""
+    if minimize == "price":
+        return found.cost + problem.byte_price * found.size
+    return found.price if minimize == "product" else float(getattr(found, minimize))
+
+
 def brute_force(problem: Problem, minimize: str, noise: float, cost: float, size: float) -> float | None:
     """The least value of what keeps to the budgets."""
     best = None
@@ -55,7 +62,7 @@ def brute_force(problem: Problem, minimize: str, noise: float, cost: float, size
             continue
         found = total(problem, chosen)
         if found.noise <= noise and found.cost <= cost and found.size <= size:
-            value = getattr(found, minimize)
+            value = valued(problem, found, minimize)
             best = value if best is None else min(best, value)
     return best
 
@@ -76,10 +83,28 @@ def test_nothing_is_better_than_what_the_solver_finds(seed: int, minimize: str) 
         assert found is None
         return
     assert found is not None
-    value = getattr(total(problem, found), minimize)
-    span = max(total(problem, problem.uniform([n])).price for n in ("w8a8", "float"))
+    value = valued(problem, total(problem, found), minimize)
+    span = max(valued(problem, total(problem, problem.uniform([n])), "price") for n in ("w8a8", "float"))
     # The tie-breaker may cost a ten-thousandth of the range.
     assert value == pytest.approx(best, rel=1e-3, abs=3e-4 * (low.noise if minimize == "noise" else span))
+
+
+def test_the_least_product_of_time_and_size_is_found_nearly_always() -> None:
+    found_best = 0
+    for seed in range(25):
+        problem = random_problem(seed)
+        noise = total(problem, problem.uniform(["w8a8"])).noise * 0.5
+        best = brute_force(problem, "product", noise, math.inf, math.inf)
+        found, linear = cheapest(problem, max_noise=noise), solve(problem, minimize="price", max_noise=noise)
+        if best is None or found is None or linear is None:
+            assert best is found is linear is None
+            continue
+        price = total(problem, found).price
+        assert price <= total(problem, linear).price
+        assert total(problem, found).noise <= noise * (1 + 1e-4)
+        assert price <= best * 1.25, "a tangent may lead to a neighbour of the optimum, not away from it"
+        found_best += price <= best * 1.001
+    assert found_best >= 20
 
 
 def test_the_totals_are_what_a_hand_adds_up() -> None:

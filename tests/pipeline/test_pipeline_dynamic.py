@@ -11,7 +11,7 @@ from command_line import edgeq, save
 from small_models import weights
 
 from edgeq.pipeline import Job
-from edgeq.pipeline.judge import best_attempt
+from edgeq.pipeline.choosing import best_attempt
 from edgeq.qtypes import Scheme
 from edgeq.request import Data, Limits
 from edgeq.stages.run.placement import read_placement

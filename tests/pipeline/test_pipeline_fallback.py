@@ -17,7 +17,7 @@ from edgeq.errors import ContractError, ValidationError
 from edgeq.graph import input_infos, load_model, output_infos
 from edgeq.metrics import sqnr_db
 from edgeq.pipeline import Job
-from edgeq.pipeline.judge import best_attempt
+from edgeq.pipeline.choosing import best_attempt
 from edgeq.request import Data, Limits
 from edgeq.runtime import run_model
 

@@ -12,7 +12,8 @@ from edgeq.errors import ConfigError, ContractError
 from edgeq.front import Front
 from edgeq.graph import save_model
 from edgeq.pipeline import Job, export
-from edgeq.pipeline.judge import Attempt, attempt, best_attempt
+from edgeq.pipeline.choosing import best_attempt
+from edgeq.pipeline.judge import Attempt, attempt
 from edgeq.pipeline.mixing import _fast_and_small, sensitivity_of
 from edgeq.pipeline.study import Study
 from edgeq.qtypes import Scheme
@@ -175,7 +176,7 @@ def test_points_are_looked_for_with_less_effort(tmp_path: Path, monkeypatch: pyt
         efforts.append((job.effort, len(formats or {})))  # type: ignore[arg-type]
         return attempt(job, scheme, limits, formats)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("edgeq.pipeline.judge.attempt", counted)
+    monkeypatch.setattr("edgeq.pipeline.choosing.attempt", counted)
     best, _ = best_attempt(job(tmp_path, effort=1), Limits(min_sqnr_db=45))
     assert best.verdict.met
     assert best.verdict.mixed

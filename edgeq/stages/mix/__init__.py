@@ -17,7 +17,7 @@ from edgeq.stages.mix.cost import (
 from edgeq.stages.mix.groups import Group, Structure, find_groups
 from edgeq.stages.mix.problem import FLOAT, Link, Option, Problem, Totals, Unit, total
 from edgeq.stages.mix.sensitivity import Effect, Source, activation_sources, group_sources, measure, weight_sources
-from edgeq.stages.mix.solve import solve
+from edgeq.stages.mix.solve import cheapest, solve
 
 __all__ = [
     "FLOAT",
@@ -33,6 +33,7 @@ __all__ = [
     "Totals",
     "Unit",
     "activation_sources",
+    "cheapest",
     "estimate_conversion",
     "estimate_group",
     "find_groups",

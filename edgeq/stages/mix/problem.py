@@ -62,7 +62,7 @@ class Problem:
     ``needs``: if the first is not float, at least one of the second ones must not be, either. ``between``: if the
     first is float, what it reads and what it writes must not both be integers; the others are those that touch what
     it reads, and those that touch what it writes. ``base_cost`` and ``base_size`` are what no choice changes, in ms
-    and bytes. ``byte_price`` is what a byte is worth, in ms: with it, choices of another size compare by price.
+    and bytes. ``byte_price`` is what a byte is worth to the solver, in ms.
     """
 
     units: tuple[Unit, ...]
@@ -84,12 +84,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Totals:
-    """What one choice comes to: noise over signal power, ms, bytes, and ms with the price of its bytes."""
+    """What one choice comes to: noise over signal power, ms, and bytes."""
 
     noise: float
     cost: float
     size: float
-    price: float
+
+    @property
+    def price(self) -> float:
+        """Time times size: a hundredth of the one is worth a hundredth of the other."""
+        return self.cost * self.size
 
 
 def total(problem: Problem, chosen: Sequence[int]) -> Totals:
@@ -103,4 +107,4 @@ def total(problem: Problem, chosen: Sequence[int]) -> Totals:
         noise += max((link.noise.get(domain, 0.0) for domain in read | {written}), default=0.0)
         cost += sum(link.convert.get((written, domain), 0.0) for domain in sorted(read) if domain != written)
     size = problem.base_size + sum(option.size for option in options)
-    return Totals(noise, cost, size, cost + problem.byte_price * size)
+    return Totals(noise, cost, size)

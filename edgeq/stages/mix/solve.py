@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from edgeq.stages.mix.problem import FLOAT, Link, Problem, Totals, total
 
-__all__ = ["solve"]
+__all__ = ["cheapest", "solve"]
 
 _NODES = 20_000
 """Branches that the solver looks at before it takes the best found; not a time, so that the answer stays the same."""
@@ -76,6 +76,24 @@ def solve(
     ends = [*program.at[1:], program.choices]
     chosen = tuple(int(np.argmax(found.x[start:end])) for start, end in zip(program.at, ends, strict=True))
     return chosen if _within(total(problem, chosen), max_noise, max_cost, max_size) else None
+
+
+def cheapest(
+    problem: Problem, *, max_noise: float = math.inf, max_size: float = math.inf, rounds: int = 4
+) -> tuple[int, ...] | None:
+    """The choice with the least price, time times size, or None where nothing keeps to the budgets.
+
+    A product is no linear program: its logarithm is concave, so that going to the optimum of the tangent where the
+    last one was found never raises it (Yuille and Rangarajan 2003, "The concave-convex procedure", theorem 2).
+    """
+    best: tuple[int, ...] | None = None
+    for _ in range(rounds):
+        found = solve(problem, minimize="price", max_noise=max_noise, max_size=max_size)
+        if found is None or (best is not None and total(problem, found).price >= total(problem, best).price):
+            break
+        best, values = found, total(problem, found)
+        problem = replace(problem, byte_price=values.cost / max(values.size, 1.0))
+    return best
 
 
 def _largest(values: np.ndarray) -> float:

@@ -72,7 +72,7 @@ def _row(point: FrontPoint, front: Front) -> dict[str, Any]:
         "predicted": f"{time}, {noise}" if front.sensitivity else time,
         "sqnr": "n/a" if point.sqnr_db is None else f"{point.sqnr_db:.1f} dB",
         "drop": "n/a" if point.drop is None else f"{point.drop:.2f}",
-        "latency": "n/a" if point.latency_ms is None else f"{point.latency_ms:.2f} ms",
+        "latency": point.time or "n/a",
         "size": f"{(point.size_bytes or point.predicted_bytes) / 1e6:.2f} MB",
         "why": "taken" if point.taken else point.why or "",
     }

@@ -8,8 +8,7 @@ these a classifier is judged by top-1 agreement with the float model, everything
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,30 +19,18 @@ from edgeq.errors import CalibrationError, ConfigError, ModelError
 from edgeq.metrics import recall_at_1, top_k_accuracy, top_k_agreement
 from edgeq.progress import Progress, Silent, track
 from edgeq.report import Metric
-from edgeq.runtime import Optimization, open_session, session_options
+from edgeq.runtime import Optimization
 from edgeq.stages.run.closeness import Closeness, signals
+from edgeq.stages.run.predict import Predict, Reference, predictor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgeq.target import Provider
 
-__all__ = [
-    "Evaluation",
-    "Predict",
-    "evaluate",
-    "evaluate_custom",
-    "evaluate_pairs",
-    "metric_drop",
-    "pool",
-    "predictor",
-    "score",
-]
+__all__ = ["Evaluation", "evaluate", "evaluate_custom", "evaluate_pairs", "metric_drop", "pool", "score"]
 
 Arrays = Mapping[str, np.ndarray]
-
-Predict = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
-"""Runs one batch: arrays by input name to arrays by output name."""
 
 
 @dataclass(frozen=True)
@@ -74,35 +61,8 @@ def metric_drop(metric: Metric) -> float:
     return 100 - metric.value if metric.unit == "%" else 100 * (1 - metric.value)
 
 
-@contextmanager
-def predictor(
-    model: ir.Model | str | os.PathLike[str],
-    *,
-    provider: Provider | None = None,
-    optimization: Optimization = "all",
-    threads: int = 0,
-) -> Iterator[Predict]:
-    """A function that runs batches through one session."""
-    options = session_options(
-        threads=threads, optimization=optimization, config=provider.session if provider is not None else None
-    )
-    with open_session(model, options, provider) as session:
-        names = [output.name for output in session.get_outputs()]
-
-        def predict(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            try:
-                return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-            except Exception as error:  # ONNX Runtime's exceptions share no public base class
-                raise ModelError(
-                    f"the model fails on the evaluation's data: {str(error)[:300]}",
-                    remedy="check the names, types and shapes of the data against `edgeq inspect`",
-                ) from None
-
-        yield predict
-
-
 def evaluate(
-    float_model: ir.Model | str | os.PathLike[str],
+    float_model: ir.Model | str | os.PathLike[str] | Reference,
     quantized: ir.Model | str | os.PathLike[str],
     feed: Iterable[Mapping[str, np.ndarray]],
     *,
@@ -118,7 +78,7 @@ def evaluate(
     """Compare both models on the same batches; only logits and pooled embeddings are kept, as they are small.
 
     Args:
-        float_model: The reference; runs on the CPU.
+        float_model: The reference; runs on the CPU. A ``Reference`` remembers its answers for the next comparison.
         quantized: Runs on ``provider`` (default: the CPU) with ``optimization``.
         feed: Batches by input name; axis 0 counts samples.
         task: ``"image-classification"``, ``"feature-extraction"``, ... or None.
@@ -201,7 +161,7 @@ def score(
 
 
 def evaluate_pairs(
-    float_model: ir.Model | str | os.PathLike[str],
+    float_model: ir.Model | str | os.PathLike[str] | Reference,
     quantized: ir.Model | str | os.PathLike[str],
     queries: Iterable[Mapping[str, np.ndarray]],
     documents: Iterable[Mapping[str, np.ndarray]],
@@ -252,7 +212,7 @@ def evaluate_pairs(
 
 
 def evaluate_custom(
-    float_model: ir.Model | str | os.PathLike[str],
+    float_model: ir.Model | str | os.PathLike[str] | Reference,
     quantized: ir.Model | str | os.PathLike[str],
     metric: str,
     *,

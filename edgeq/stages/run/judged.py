@@ -13,10 +13,11 @@ from edgeq.progress import Progress
 from edgeq.report import Clause, GraphReport, Metric, ProviderCheck
 from edgeq.runtime import Optimization, unavailable
 from edgeq.sandbox.place import Place
-from edgeq.stages.run.accuracy import metric_drop, predictor
+from edgeq.stages.run.accuracy import metric_drop
 from edgeq.stages.run.closeness import Closeness, closeness_metrics, compare_outputs
 from edgeq.stages.run.on_provider import Samples, check_findings, placement_of, run_everywhere
 from edgeq.stages.run.placement import Placement
+from edgeq.stages.run.predict import predictor
 from edgeq.target import Gate, Provider
 
 __all__ = ["Judged", "judge_graph"]

@@ -16,10 +16,10 @@ from edgeq.progress import Progress, Silent
 from edgeq.report import LIMIT_DB, Finding, Metric, ProviderCheck
 from edgeq.sandbox import Outcome, Task
 from edgeq.sandbox.place import Place
-from edgeq.stages.run.accuracy import predictor
 from edgeq.stages.run.closeness import Closeness, closeness_metrics, compare_outputs
 from edgeq.stages.run.kernels import PLUMBING
 from edgeq.stages.run.placement import Placement, assigned_placement, read_placement
+from edgeq.stages.run.predict import predictor
 
 if TYPE_CHECKING:
     from edgeq.qtypes import NodeForecast

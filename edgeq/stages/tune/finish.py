@@ -13,6 +13,7 @@ from edgeq.stages.tune.half import to_float16
 from edgeq.stages.tune.nbits import use_nbits
 from edgeq.stages.tune.opset import ir_version_of, least_opset, opset_of_types
 from edgeq.stages.tune.residuals import part_residuals
+from edgeq.stages.tune.store_floats import store_floats
 from edgeq.target import TargetProfile
 
 __all__ = ["finish", "stamp"]
@@ -28,7 +29,8 @@ def finish(
     those stay standard. Residual sums are kept apart from the normalization behind them where the target
     wants that. A Relu or Clip that the integers' ends replace is left out where the provider
     does not do so. Weight-only layers become ONNX Runtime's own operators where the target wants them,
-    and floats become float16, but for the nodes that ``islands`` names.
+    and floats become float16, but for the nodes that ``islands`` names. Weights of float kernels are stored in 16
+    bits where the target computes them while loading.
     """
     beside = target.weights.beside_integers == "matmulnbits" and _reads_integers(model)
     if target.weights.form == "matmulnbits" or beside:
@@ -48,6 +50,8 @@ def finish(
         part_residuals(model)
     if target.floats.type == "float16":
         to_float16(model, islands or {})
+    if target.floats.stored == "int16":
+        store_floats(model)
     stamp(model, target)
     model.producer_name, model.producer_version = "edgeq", None
     return model
