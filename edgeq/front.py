@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
-__all__ = ["Front", "FrontPoint", "Sensitivity", "in_db"]
+__all__ = ["Front", "FrontPoint", "Method", "Sensitivity", "in_db"]
+
+
+Method = Literal["measured", "taylor"]
+"""How effects were found: each place quantized alone and run, or from gradients (``edgeq.torch_graph``)."""
 
 
 def in_db(noise: float) -> float | None:
@@ -71,10 +77,11 @@ class Front(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The points between the precision as it is and the most exact mix, fastest first.
 
     ``measured`` says whether times come from this machine or from an estimate; ``sensitivity`` is sorted by noise,
-    empty where only speed was looked at.
+    empty where only speed was looked at. ``method`` says how that noise was found.
     """
 
     precision: str
     measured: bool
     points: tuple[FrontPoint, ...]
     sensitivity: tuple[Sensitivity, ...] = ()
+    method: Method = "measured"

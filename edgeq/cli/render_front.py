@@ -20,7 +20,8 @@ _MOST = 40
 def show_sensitivity(front: Front, target: str) -> None:
     """Groups, worst first, and what mixes of formats are predicted to give."""
     console = result_console()
-    console.print(f"sensitivity: {front.precision} on {target}\n")
+    how = "by Taylor scores" if front.method == "taylor" else "each place quantized alone, and measured"
+    console.print(f"sensitivity: {front.precision} on {target}, {how}\n")
     table = result_table("group", "nodes", "operators", "as", "share", "SQNR if alone", "KL", "offered")
     for row in front.sensitivity[:_MOST]:
         ops = ", ".join(f"{count} {op}" if count > 1 else op for op, count in row.ops.items())

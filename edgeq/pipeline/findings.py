@@ -102,6 +102,8 @@ def _resolution(attempt: Attempt) -> list[Finding]:
     priced = [(p.size_bytes / p.speedup, p.number) for p in nearly if p.size_bytes and p.speedup]
     if priced:
         point = points[min(priced)[1]]
-        text += f"; with one more lost, point {point.number} would do: {(point.size_bytes or 0) / 1e6:.2f} MB, {point.time}"
+        text += (
+            f"; with one more lost, point {point.number} would do: {(point.size_bytes or 0) / 1e6:.2f} MB, {point.time}"
+        )
     remedy = f"give --evaluation {math.ceil(100 * _SURE / asked)} samples or more" if asked else None
     return [Finding(severity="info", text=text, remedy=remedy)]

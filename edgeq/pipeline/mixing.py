@@ -148,7 +148,8 @@ def pick(job: Job, limits: Limits, carry: Carry) -> Attempt:
 def sensitivity_of(job: Job) -> Front:
     """The ranking of all groups in the job's first precision that has activations in integers, and its front.
 
-    Groups are ranked as effort 0 quantizes them: what is tried later changes their errors, hardly their order.
+    Groups are ranked as effort 0 quantizes them: what is tried later changes their errors, hardly their order. Where
+    torch runs the graph, Taylor scores rank them; else each is quantized alone and measured.
 
     Raises:
         ConfigError: it has none.
@@ -161,9 +162,15 @@ def sensitivity_of(job: Job) -> Front:
         )
     inputs = next(iter(job.feeds[0])) if job.feeds[0] is not None else job.source.example_inputs
     job = job.at_effort(0)
-    found = study(job, scheme, job.quantize(scheme), inputs=inputs)
+    found = study(job, scheme, job.quantize(scheme), gradients=True, inputs=inputs)
     points = [_point(found, n, chosen, Counter()) for n, chosen in enumerate(_points(found, Limits()))]
-    return Front(precision=scheme.name, measured=found.measured, points=tuple(points), sensitivity=found.sensitivity)
+    return Front(
+        precision=scheme.name,
+        measured=found.measured,
+        points=tuple(points),
+        sensitivity=found.sensitivity,
+        method=found.method,
+    )
 
 
 def _fast_and_small(found: Study) -> tuple[int, ...] | None:

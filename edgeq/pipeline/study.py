@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +17,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq import __version__
+from edgeq.errors import ModelError
 from edgeq.formats import NodeFormat, Scheme
-from edgeq.front import Sensitivity, in_db
+from edgeq.front import Method, Sensitivity, in_db
 from edgeq.graph import fingerprint, saved_bytes
 from edgeq.machine import describe_machine
 from edgeq.output import atomic_file
@@ -56,6 +58,9 @@ __all__ = ["CHECK_SAMPLES", "Study", "check_samples", "remember", "study"]
 CHECK_SAMPLES = 16
 """How many calibration samples sensitivities are measured on: places are compared on the same ones."""
 
+EFFECTS_VERSION = 2
+"""Raised whenever the same trials would give other effects, so that old caches are not used."""
+
 T = TypeVar("T")
 
 
@@ -64,7 +69,7 @@ class Study:
     """The choice as numbers (``problem``) with what its parts are called.
 
     ``base`` is the choice that is the scheme as it stands; ``measured`` says whether times are of this machine;
-    ``sensitivity`` is empty where no effect was measured.
+    ``sensitivity`` is empty where no effect was measured, ``method`` says how that was done.
     """
 
     scheme: Scheme
@@ -75,6 +80,7 @@ class Study:
     base: tuple[int, ...]
     measured: bool
     sensitivity: tuple[Sensitivity, ...] = ()
+    method: Method = "measured"
 
     def formats(self, chosen: Sequence[int]) -> dict[str, NodeFormat]:
         """By name of node, the formats that are not the scheme's, as ``Job.quantize`` takes them."""
@@ -106,6 +112,7 @@ def study(
     *,
     effects: bool = True,
     narrow: bool = False,
+    gradients: bool = False,
     inputs: Mapping[str, np.ndarray],
 ) -> Study:
     """State the choice of formats around a precision that was carried out.
@@ -116,9 +123,11 @@ def study(
         made: What ``job.quantize(scheme)`` returned.
         effects: Measure what each place does to the output; without, only speed can be chosen.
         narrow: Also offer weights of fewer bits than the scheme's.
+        gradients: Take the effects of the scheme's own places from Taylor scores where torch runs the graph: they
+            are in the same order, cost a pass for all places instead of one each, and are less exact by themselves.
         inputs: One batch, for sizes and times.
     """
-    return _Study(job, scheme, *made, effects=effects, narrow=narrow, inputs=inputs).result()
+    return _Study(job, scheme, *made, effects=effects, narrow=narrow, gradients=gradients, inputs=inputs).result()
 
 
 def check_samples(job: Job) -> list[dict[str, np.ndarray]]:
@@ -155,7 +164,9 @@ class _Study:
     model: ir.Model
     effects: bool
     narrow: bool
+    gradients: bool
     inputs: Mapping[str, np.ndarray]
+    method: Method = "measured"
     noises: dict[tuple[str, str], Effect] = field(default_factory=dict)
     profiles: dict[Scheme | None, Profile] = field(default_factory=dict)
 
@@ -210,7 +221,7 @@ class _Study:
         problem = replace(problem, byte_price=whole.cost / max(whole.size, 1.0))
         integer = frozenset(self.layout.integer) | frozenset(self.layout.absorbed)
         rows = self._sensitivity(wanted, usual)
-        return Study(self.scheme, self.groups, self.offered, integer, problem, usual, here, rows)
+        return Study(self.scheme, self.groups, self.offered, integer, problem, usual, here, rows, self.method)
 
     # -- what is offered
 
@@ -248,7 +259,8 @@ class _Study:
     def _measure(self, wanted: Sequence[Sequence[NodeFormat]]) -> None:
         """Run every trial: the scheme's own weights and tensors, and each other kind of format in its own plan."""
         sources = [*weight_sources(self.plan, self.groups), *activation_sources(self.plan, self.layout.owner)]
-        self._trials(self.shaped, self.plan, sources)
+        if not (self.gradients and self._scores(sources)):
+            self._trials(self.shaped, self.plan, sources)
         others: dict[Scheme, list[Group]] = {}
         for group, formats in zip(self.groups, wanted, strict=True):
             for own in formats:
@@ -262,6 +274,20 @@ class _Study:
             else:
                 sources = group_sources(plan, groups, _kind(scheme))
             self._trials(shaped, plan, sources)
+
+    def _scores(self, sources: Sequence[Source]) -> bool:
+        """The effects of the scheme's own places from gradients; False where torch is missing or cannot run this."""
+        if importlib.util.find_spec("torch") is None:
+            return False
+        from edgeq.stages.mix.taylor import score
+
+        try:
+            found = score(self.shaped, self.plan, sources, check_samples(self.job))
+        except ModelError:
+            return False
+        self.noises.update({(s.kind, s.name): effect for s, effect in zip(sources, found, strict=True)})
+        self.method = "taylor"
+        return True
 
     def _scheme_of(self, wanted: NodeFormat) -> Scheme | None:
         """The precision in whose plan a format's own effect is measured; None: the scheme's plan tells it."""
@@ -432,7 +458,7 @@ def _digest(
     shaped: ir.Model, plan: QuantPlan, sources: Sequence[Source], samples: Sequence[Mapping[str, np.ndarray]]
 ) -> str:
     """Identity of a set of trials: the graph, every number of the decisions, the samples, and this edgeq."""
-    digest = hashlib.sha256(f"{__version__} {fingerprint(shaped)}".encode())
+    digest = hashlib.sha256(f"{__version__} {EFFECTS_VERSION} {fingerprint(shaped)}".encode())
     for source in sources:
         for decision in source.decisions:
             held = decision.qparams

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from edgeq.errors import ModelError
+from edgeq.padding import mask_of, token_weights
 from edgeq.torch_graph.graph import TorchGraph
 
 __all__ = ["Likelihood", "Perturbation", "fisher_scores", "taylor_scores"]
@@ -188,7 +189,7 @@ def _gradients(
             missing = [name for name in wanted if name not in places]
             if missing:
                 raise ModelError(f"no gradient at {', '.join(missing)}: not computed, or not float")
-            final = {name: found[name] for name in ends if found[name].is_floating_point()}
+            final = {name: _read(found[name], feed) for name in ends if found[name].is_floating_point()}
             drawn = []
             for draw in range(draws):
                 loss = sum(
@@ -201,6 +202,15 @@ def _gradients(
                 )
         stacked = {name: torch.stack(parts) for name, parts in zip(places, zip(*drawn, strict=True), strict=True)}
         yield feed, stacked, {name: found[name].detach() for name in (*wanted, *keep)}
+
+
+def _read(output: Tensor, feed: Mapping[str, Tensor]) -> Tensor:
+    """What anybody reads of an output: tokens, not the padding behind them."""
+    mask = feed.get("attention_mask")
+    if mask is None:
+        return output
+    weights = token_weights(output.detach().cpu().numpy(), mask_of({"attention_mask": mask.cpu().numpy()}))
+    return output if weights is None else output * torch.from_numpy(weights).to(output.device, output.dtype)
 
 
 def _seed(sequence: np.random.SeedSequence) -> int:

@@ -113,7 +113,22 @@ def test_the_same_twice(tmp_path: Path) -> None:
     """With the cache and without it: times are remembered, everything else follows from the inputs."""
     one, two = (front_of(carried_out(tmp_path, Limits(min_sqnr_db=30), name)) for name in ("one", "two"))
     assert one == two
-    assert sensitivity_of(job(tmp_path, cache=None)).sensitivity == one.sensitivity
+    assert (
+        carried_out(tmp_path, Limits(min_sqnr_db=30), "three", cache=None).report.front.sensitivity == one.sensitivity
+    )
+
+
+@pytest.mark.torch
+def test_the_ranking_is_by_gradients_where_torch_runs_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    scored = sensitivity_of(job(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    measured = sensitivity_of(job(tmp_path))
+    assert (scored.method, measured.method) == ("taylor", "measured")
+    assert scored.sensitivity[0].group == measured.sensitivity[0].group == "c2"
+    assert {row.group for row in scored.sensitivity} == {row.group for row in measured.sensitivity}
 
 
 def test_what_no_mix_can_meet_is_said(tmp_path: Path) -> None:

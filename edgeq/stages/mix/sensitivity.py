@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import load_model, save_model
+from edgeq.padding import counted, mask_of
 from edgeq.parallel import map_trials
 from edgeq.progress import Progress
 from edgeq.qtypes import Decision, QuantPlan
@@ -128,7 +129,7 @@ def _setting(folder: str) -> _Setting:
     with (Path(folder) / "trial.pickle").open("rb") as stream:
         plan, sources, samples, insert = pickle.load(stream)  # noqa: S301
     model = load_model(Path(folder) / "float.onnx")
-    return _Setting(model, plan, sources, samples, insert, _run(model, samples))
+    return _Setting(model, plan, sources, samples, insert, _run(model, samples, as_floats=True))
 
 
 def _effect(item: tuple[str, int]) -> Effect:
@@ -138,13 +139,19 @@ def _effect(item: tuple[str, int]) -> Effect:
     source = setting.sources[number]
     tensors = {decision.tensor for decision in source.decisions}
     alone = replace(setting.plan, decisions=source.decisions, produced=setting.plan.produced & tensors)
-    outputs = _run(setting.insert(setting.model, alone), setting.samples)
+    as_floats = not setting.plan.scheme.weight_only
+    outputs = _run(setting.insert(setting.model, alone), setting.samples, as_floats=as_floats)
     return _compare(setting, outputs)
 
 
-def _run(model: ir.Model, samples: Sequence[Sample]) -> list[list[np.ndarray]]:
-    # Only one place has Q/DQ, so that no integer kernel comes of it: optimized floats are exact enough.
-    with open_session(model, session_options(threads=1)) as session:
+def _run(model: ir.Model, samples: Sequence[Sample], *, as_floats: bool) -> list[list[np.ndarray]]:
+    """The outputs; ``as_floats`` computes Q/DQ as they are written.
+
+    ONNX Runtime else makes a product with rounded activations (MatMulNBits) of a DequantizeLinear in front of a float
+    MatMul or Gemm, which is right for weights in blocks alone, and no part of any other place.
+    """
+    options = session_options(threads=1, config={"session.disable_quant_qdq": "1"} if as_floats else None)
+    with open_session(model, options) as session:
         return [session.run(None, dict(sample)) for sample in samples]
 
 
@@ -156,10 +163,9 @@ def _compare(setting: _Setting, outputs: Sequence[Sequence[np.ndarray]]) -> Effe
         for index, (reference, output) in enumerate(zip(expected, found, strict=True)):
             if reference.dtype.kind != "f":
                 continue
-            shown = _shown(sample, reference)
-            difference = np.where(shown, output.astype(np.float64) - reference, 0.0)
-            signal[index] += float(np.square(np.where(shown, reference, 0.0).astype(np.float64)).sum())
-            noise[index] += float(np.square(difference).sum())
+            wanted, found_there = (counted(array, mask_of(sample)).astype(np.float64) for array in (reference, output))
+            signal[index] += float(np.square(wanted).sum())
+            noise[index] += float(np.square(found_there - wanted).sum())
             if reference.ndim == 2 and reference.shape[1] > 2:
                 divergences.append(_divergence(reference, output))
     told = signal > 0
@@ -167,14 +173,6 @@ def _compare(setting: _Setting, outputs: Sequence[Sequence[np.ndarray]]) -> Effe
     # What is not finite is worse than anything that is; JSON and solvers need a number.
     mean = min(float(ratio.mean()), 1e6) if told.any() else 0.0
     return Effect(mean, float(np.mean(divergences)) if divergences and np.isfinite(divergences).all() else None)
-
-
-def _shown(sample: Sample, output: np.ndarray) -> np.ndarray:
-    """Which positions of ``output`` anybody reads: tokens that the attention mask hides are not among them."""
-    mask = sample.get("attention_mask")
-    if mask is None or output.ndim < 3 or output.shape[:2] != mask.shape:
-        return np.ones((1,) * output.ndim, dtype=bool)
-    return mask.astype(bool).reshape(*mask.shape, *[1] * (output.ndim - 2))
 
 
 def _divergence(reference: np.ndarray, output: np.ndarray) -> float:
