@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAZY = {"torch", "torchvision", "transformers", "optimum", "tokenizers", "PIL", "onnxscript", "imagenet_classes"}
 """Never imported at module level: an ONNX user must not pay for them."""
 
-TORCH_ONLY = ("torch_graph", "stages/refine/learn")
+TORCH_ONLY = ("torch_graph", "stages/refine/learn", "stages/mix/taylor")
 """Folders that are torch through and through; nobody else imports them at module level."""
 
 COMMANDS = ("__init__", "main", "options", "run", "targets", "devices", "compare")

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any, TypeVar
 
-import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from edgeq import __version__
-from edgeq.errors import ModelError
 from edgeq.formats import NodeFormat, Scheme
 from edgeq.front import Method, Sensitivity, in_db
 from edgeq.graph import fingerprint, saved_bytes
 from edgeq.machine import describe_machine
-from edgeq.output import atomic_file
+from edgeq.pipeline.effects import effects_by_gradients, measured_effects, remember
 from edgeq.pipeline.job import Job
 from edgeq.qtypes import QuantPlan
 from edgeq.stages.choose import Layout, formats_of
-from edgeq.stages.insert import insert_qdq
 from edgeq.stages.mix import (
     FLOAT,
     Effect,
@@ -45,7 +37,6 @@ from edgeq.stages.mix import (
     find_groups,
     group_bytes,
     group_sources,
-    measure,
     measure_rates,
     profile,
     tensor_shapes,
@@ -53,15 +44,7 @@ from edgeq.stages.mix import (
     weight_sources,
 )
 
-__all__ = ["CHECK_SAMPLES", "Study", "check_samples", "remember", "study"]
-
-CHECK_SAMPLES = 16
-"""How many calibration samples sensitivities are measured on: places are compared on the same ones."""
-
-EFFECTS_VERSION = 2
-"""Raised whenever the same trials would give other effects, so that old caches are not used."""
-
-T = TypeVar("T")
+__all__ = ["Study", "study"]
 
 
 @dataclass(frozen=True)
@@ -128,31 +111,6 @@ def study(
         inputs: One batch, for sizes and times.
     """
     return _Study(job, scheme, *made, effects=effects, narrow=narrow, gradients=gradients, inputs=inputs).result()
-
-
-def check_samples(job: Job) -> list[dict[str, np.ndarray]]:
-    """Every fourth calibration sample, which no method fits to; the example inputs where there is no data."""
-    feed = job.feeds[0]
-    if feed is None:
-        return [dict(job.source.example_inputs)]
-    rows = [dict(sample) for number, sample in enumerate(feed) if number % 4 == 3 or len(feed) < 8]
-    return rows[:CHECK_SAMPLES]
-
-
-def remember(folder: Path | None, name: str, key: str, kind: Any, make: Callable[[], T]) -> T:
-    """What ``make`` returns, kept as JSON in the cache under its key; anything unreadable is made again."""
-    path = None if folder is None else folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-    if path is not None and path.is_file():
-        try:
-            found: T = msgspec.json.decode(path.read_bytes(), type=kind)
-            return found
-        except (msgspec.DecodeError, OSError):
-            pass
-    made = make()
-    if path is not None:
-        with atomic_file(path) as work:
-            work.write_bytes(msgspec.json.encode(made))
-    return made
 
 
 @dataclass
@@ -259,8 +217,12 @@ class _Study:
     def _measure(self, wanted: Sequence[Sequence[NodeFormat]]) -> None:
         """Run every trial: the scheme's own weights and tensors, and each other kind of format in its own plan."""
         sources = [*weight_sources(self.plan, self.groups), *activation_sources(self.plan, self.layout.owner)]
-        if not (self.gradients and self._scores(sources)):
+        scored = effects_by_gradients(self.job, self.shaped, self.plan, sources) if self.gradients else None
+        if scored is None:
             self._trials(self.shaped, self.plan, sources)
+        else:
+            self.method = "taylor"
+            self.noises.update({(s.kind, s.name): effect for s, effect in zip(sources, scored, strict=True)})
         others: dict[Scheme, list[Group]] = {}
         for group, formats in zip(self.groups, wanted, strict=True):
             for own in formats:
@@ -275,19 +237,9 @@ class _Study:
                 sources = group_sources(plan, groups, _kind(scheme))
             self._trials(shaped, plan, sources)
 
-    def _scores(self, sources: Sequence[Source]) -> bool:
-        """The effects of the scheme's own places from gradients; False where torch is missing or cannot run this."""
-        if importlib.util.find_spec("torch") is None:
-            return False
-        from edgeq.stages.mix.taylor import score
-
-        try:
-            found = score(self.shaped, self.plan, sources, check_samples(self.job))
-        except ModelError:
-            return False
+    def _trials(self, shaped: ir.Model, plan: QuantPlan, sources: Sequence[Source]) -> None:
+        found = measured_effects(self.job, shaped, plan, sources)
         self.noises.update({(s.kind, s.name): effect for s, effect in zip(sources, found, strict=True)})
-        self.method = "taylor"
-        return True
 
     def _scheme_of(self, wanted: NodeFormat) -> Scheme | None:
         """The precision in whose plan a format's own effect is measured; None: the scheme's plan tells it."""
@@ -297,16 +249,6 @@ class _Study:
         if wanted.weight_bits not in (None, self.scheme.weight_bits) and wanted.weight_bits is not None:
             return Scheme(wanted.weight_bits, self.scheme.activation_bits, wanted.block)
         return None
-
-    def _trials(self, shaped: ir.Model, plan: QuantPlan, sources: Sequence[Source]) -> None:
-        samples = check_samples(self.job)
-        key = _digest(shaped, plan, sources, samples)
-
-        def run() -> list[Effect]:
-            return measure(shaped, plan, sources, samples, insert=insert_qdq, progress=self.job.progress)
-
-        found = remember(self.job.cache, "sensitivity", key, list[Effect], run)
-        self.noises.update({(s.kind, s.name): effect for s, effect in zip(sources, found, strict=True)})
 
     def _noise(self, kind: str, name: str) -> float:
         effect = self.noises.get((kind, name))
@@ -452,22 +394,3 @@ def _machine() -> tuple[object, ...]:
 
 def _shapes(inputs: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in inputs.items()}
-
-
-def _digest(
-    shaped: ir.Model, plan: QuantPlan, sources: Sequence[Source], samples: Sequence[Mapping[str, np.ndarray]]
-) -> str:
-    """Identity of a set of trials: the graph, every number of the decisions, the samples, and this edgeq."""
-    digest = hashlib.sha256(f"{__version__} {EFFECTS_VERSION} {fingerprint(shaped)}".encode())
-    for source in sources:
-        for decision in source.decisions:
-            held = decision.qparams
-            digest.update(repr((source.kind, source.name, decision.tensor, decision.role, decision.consumers)).encode())
-            if held is not None:
-                digest.update(repr(held.spec).encode() + held.scale.tobytes() + held.zero_point.tobytes())
-    for name in sorted(plan.weights):
-        digest.update(name.encode() + np.ascontiguousarray(plan.weights[name]).tobytes())
-    for sample in samples:
-        for name, array in sample.items():
-            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
