@@ -63,7 +63,8 @@ _SUFFIX = "_kernel_time"
 class NodeTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One kernel of the graph that ran: its mean time per inference, and who ran it.
 
-    ``node`` is the name in the optimized graph, ``op_type`` what ran (``QLinearConv``), ``share`` (0 to 1) its
+    ``node`` names the node of the model whose work it does where that can be told, else it is the name in the
+    optimized graph; ``op_type`` is what ran (``QLinearConv``), ``share`` (0 to 1) its
     part of the sum over all nodes.
     """
 

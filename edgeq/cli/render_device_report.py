@@ -35,7 +35,7 @@ def show_device_report(report: DeviceReport, folder: Path | None) -> None:
     for result in report.results:
         _show_words(result)
     if folder is not None:
-        console.print(escape(f"\nreport: {folder / 'device-report.json'}"))
+        console.print(escape(f"\nreport: {folder / 'device-report.html'}"))
 
 
 def _cells(result: DeviceResult) -> list[str]:

@@ -23,7 +23,9 @@ from edgeq.output import atomic_file
 from edgeq.pipeline.contenders import Contender, Fed, describe, feed, open_contender
 from edgeq.progress import Progress, Silent
 from edgeq.report import Metric
+from edgeq.stages.package import render_compare_html
 from edgeq.stages.run.closeness import closeness_metrics, compare_outputs
+from edgeq.stages.run.node_timing import named_after
 
 __all__ = ["Effort", "compare", "compare_on", "write_comparison"]
 
@@ -81,9 +83,11 @@ def compare(
 
 
 def write_comparison(folder: Path, report: CompareReport) -> None:
-    """Write ``compare.json`` into ``folder``, which is made if it is missing."""
+    """Write ``compare.json`` and ``compare.html`` into ``folder``, which is made if it is missing."""
     with atomic_file(folder / "compare.json") as file:
         file.write_bytes(report.to_json())
+    with atomic_file(folder / "compare.html") as file:
+        file.write_text(render_compare_html(report), encoding="utf-8")
 
 
 def compare_on(
@@ -159,8 +163,8 @@ def _judged(outcomes: Sequence[Outcome], a: Contender, b: Contender, fed: Fed, e
         metrics_a=metrics[0],
         metrics_b=metrics[1],
         agreement=_metrics(answers[0], answers[1], fed),
-        nodes_a=runs[0][_A].nodes,
-        nodes_b=runs[0][_B].nodes,
+        nodes_a=named_after(runs[0][_A].nodes, a.bundle.model),
+        nodes_b=named_after(runs[0][_B].nodes, b.bundle.model),
         before=first.before,
         after=last.after,
         notes=tuple(notes),

@@ -29,6 +29,8 @@ from edgeq.pipeline.contenders import Contender, feed, open_contender
 from edgeq.pipeline.device_data import EvaluationData
 from edgeq.progress import Progress, Silent
 from edgeq.report import Finding
+from edgeq.stages.package import render_devices_html
+from edgeq.stages.run.node_timing import named_after
 from edgeq.stages.run.on_device import References, judge_device
 from edgeq.stages.run.validate import load_samples
 from edgeq.trust import check_providers
@@ -36,6 +38,7 @@ from edgeq.trust import check_providers
 __all__ = ["REPORT_FILE", "DeviceOptions", "EvaluationData", "run_on_devices"]
 
 REPORT_FILE = "device-report.json"
+PAGE_FILE = "device-report.html"
 
 _MOST_RUNS = 200_000
 """Runs of a tiny model in the time that was asked for: each of them is told."""
@@ -226,6 +229,8 @@ def _run_graph(
     if options.data is not None:
         metrics = options.data.measure(bundle, lambda batches: stream(device, job, batches))
         result = msgspec.structs.replace(result, metrics=(*result.metrics, *metrics))
+    if result.nodes:
+        result = msgspec.structs.replace(result, nodes=named_after(result.nodes, bundle.path / graph.model))
     if options.sessions == 1 or not options.latency:
         return result
     again = replace(job, feeds=job.feeds[:1], profile=False)
@@ -252,3 +257,5 @@ def _write(folder: Path, report: DeviceReport) -> None:
         raise OutputError(f"cannot create the report's folder: {error.strerror}", where=str(folder)) from None
     with atomic_file(folder / REPORT_FILE) as work:
         work.write_bytes(report.to_json())
+    with atomic_file(folder / PAGE_FILE) as work:
+        work.write_text(render_devices_html(report), encoding="utf-8")

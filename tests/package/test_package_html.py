@@ -12,7 +12,7 @@ from edgeq.front import Front, FrontPoint, Sensitivity
 from edgeq.qtypes import Trial
 from edgeq.report import Contract, Finding, GraphReport, Metric, NodePlacement, ProviderCheck, Size
 from edgeq.stages.package import render_html
-from edgeq.stages.package.page import number
+from edgeq.stages.package.page_numbers import number
 
 
 def test_the_page_says_what_was_measured(report, draft):

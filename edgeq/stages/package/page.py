@@ -21,9 +21,10 @@ from edgeq.report import (
 )
 from edgeq.stages.package.page_front import front_page
 from edgeq.stages.package.page_nodes import nodes_page
+from edgeq.stages.package.page_numbers import number
 from edgeq.stages.package.page_trials import trials_page
 
-__all__ = ["change", "number", "report_page"]
+__all__ = ["change", "report_page"]
 
 _WORST = 24
 _CEILING_DB = 80.0
@@ -65,21 +66,6 @@ def report_page(report: Report, manifest: Manifest) -> dict[str, Any]:
         "size": _bytes,
         "decibel": _decibel,
     }
-
-
-def number(value: float | None, unit: str = "") -> str:
-    """Three significant digits, ``n/a`` for None: 0.0123, 4.57, 1240, 97.3 %."""
-    if value is None:
-        return "n/a"
-    if value == 0:
-        text = "0"
-    elif abs(value) >= 1000:
-        text = f"{value:.0f}"
-    else:
-        digits = max(0, 2 - math.floor(math.log10(abs(value))))
-        text = f"{value:.{min(digits, 6)}f}"
-        text = text.rstrip("0").rstrip(".") if digits > 2 else text
-    return f"{text}\N{NO-BREAK SPACE}{unit}" if unit else text
 
 
 def change(metric: Metric) -> str:

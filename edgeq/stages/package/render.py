@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 from edgeq.bundle import Manifest
 from edgeq.escape import plain
 from edgeq.stages.package.page import report_page
+from edgeq.stages.package.page_compare import compare_page
+from edgeq.stages.package.page_devices import devices_page
 
 if TYPE_CHECKING:
     import jinja2
 
+    from edgeq.compare_report import CompareReport
+    from edgeq.device_report import DeviceReport
     from edgeq.report import Report
 
-__all__ = ["render_html", "render_licences", "render_readme"]
+__all__ = ["render_compare_html", "render_devices_html", "render_html", "render_licences", "render_readme"]
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -23,6 +27,16 @@ _TEMPLATES = Path(__file__).with_name("templates")
 def render_html(report: Report, manifest: Manifest) -> str:
     """One HTML page with everything inside: no network, no other file. All names are escaped."""
     return _environment().get_template("report.html.jinja").render(**report_page(report, manifest))
+
+
+def render_devices_html(report: DeviceReport) -> str:
+    """The same of a bundle on devices."""
+    return _environment().get_template("devices.html.jinja").render(**devices_page(report))
+
+
+def render_compare_html(report: CompareReport) -> str:
+    """The same of two models side by side."""
+    return _environment().get_template("compare.html.jinja").render(**compare_page(report))
 
 
 def render_readme(manifest: Manifest) -> str:
