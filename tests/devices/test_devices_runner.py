@@ -1,0 +1,256 @@
+"""The runner's C code against hostile jobs, manifests and arrays; the slow tests run it under sanitizers."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeq.bundle import Bundle
+from edgeq.devices import programs
+from edgeq.devices.here import LocalDevice
+from edgeq.devices.runtimes import board_runtime
+from edgeq.errors import ProviderError
+
+BAD_INPUT, BAD_MODEL, BAD_RUNTIME = 2, 3, 4
+SANITIZERS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+@dataclass
+class Bench:
+    """A valid job in a folder, to break and to run."""
+
+    program: Path
+    folder: Path
+    job: dict = field(default_factory=dict)
+
+    def run(self, text: bytes | None = None) -> tuple[int, dict]:
+        (self.folder / "job.json").write_bytes(json.dumps(self.job).encode() if text is None else text)
+        result = self.folder / "result.json"
+        result.unlink(missing_ok=True)
+        # The runner keeps names until it ends: there is no leak, but LeakSanitizer counts them where a job is refused.
+        environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+        command = [str(self.program), str(self.folder / "job.json"), str(result)]
+        done = subprocess.run(command, capture_output=True, check=False, env=environment, timeout=120, cwd=self.folder)
+        said = done.stderr.decode(errors="replace")
+        assert done.returncode >= 0, said
+        assert "Sanitizer" not in said, said
+        assert "runtime error" not in said, said
+        return done.returncode, json.loads(result.read_bytes().decode(errors="replace"))
+
+    def error(self, text: bytes | None = None) -> str:
+        code, result = self.run(text)
+        assert code == result["error"]["code"] != 0
+        return result["error"]["text"]
+
+
+@pytest.fixture(scope="session", params=["plain", pytest.param("sanitized", marks=pytest.mark.slow)])
+def program(request: pytest.FixtureRequest, runner: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param == "plain":
+        return runner
+    abi = programs.host_abi()
+    assert abi is not None
+    try:
+        return programs.compile_runner(abi, tmp_path_factory.mktemp("runner") / "edgeq-runner", flags=SANITIZERS)
+    except ProviderError as error:
+        pytest.skip(error.what)
+
+
+@pytest.fixture
+def bench(program: Path, bundle: Bundle, feeds: tuple, tmp_path: Path) -> Bench:
+    abi = programs.host_abi()
+    assert abi is not None
+    folder = tmp_path / "job"
+    folder.mkdir()
+    with (folder / "feeds.npys").open("wb") as stream:
+        for feed in feeds:
+            np.save(stream, feed["image"])
+    entry = {
+        "name": "a",
+        "bundle": str(bundle.path),
+        "model": "model.onnx",
+        "outputs": str(folder / "out.npys"),
+        "profile": str(folder / "profile"),
+        "plugin": None,
+    }
+    job = {
+        "schema": 1,
+        "runtime": str(board_runtime(abi.removeprefix("linux-"))),
+        "cores": "all",
+        "threads": 2,
+        "timeout_s": 100,
+        "warmup_runs": 1,
+        "warmup_s": 0,
+        "min_runs": 3,
+        "max_runs": 3,
+        "seconds": 0,
+        "profile_s": 0,
+        "measure": True,
+        "sensors": True,
+        "feeds": {"file": str(folder / "feeds.npys"), "names": ["image"], "count": len(feeds)},
+        "entries": [entry],
+    }
+    return Bench(program, folder, job)
+
+
+def test_the_job_itself_is_fine(bench: Bench) -> None:
+    code, result = bench.run()
+    assert code == 0
+    assert len(result["entries"][0]["wall_ms"]) == 3
+    assert result["threads"] == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b'{"schema": 1',
+        b'{"a": "\\u12"}',
+        b'{"a": "\x01"}',
+        b"[1, 2,, 3]",
+        b"[" * 100_000,
+        b'{"a": ' * 70 + b"1" + b"}" * 70,
+        b"nul",
+        b"-",
+        b"1e",
+        b'{"a" 1}',
+        b'{"schema": 1} x',
+    ],
+    ids=range(13),
+)
+def test_what_is_not_json(bench: Bench, text: bytes) -> None:
+    assert "is not JSON" in bench.error(text)
+
+
+def deleted(*path: str | int) -> Callable[[dict], None]:
+    def change(job: dict) -> None:
+        for key in path[:-1]:
+            job = job[key]
+        del job[path[-1]]
+
+    return change
+
+
+def changed(value: object, *path: str | int) -> Callable[[dict], None]:
+    def change(job: dict) -> None:
+        for key in path[:-1]:
+            job = job[key]
+        job[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (deleted("entries"), "has no entries"),
+        (deleted("entries", 0), "the job has no entries"),
+        (deleted("seconds"), "the job has no seconds"),
+        (changed(2, "schema"), "jobs of schema 1 only"),
+        (changed(-1, "threads"), "no number between 0 and 4096"),
+        (changed(1e300, "min_runs"), "no number between 0 and 1e+07"),
+        (changed("1", "warmup_s"), "warmup_s of the job is no number"),
+        (changed("0,1-", "cores"), "names no cores"),
+        (changed("9-1", "cores"), "names no cores"),
+        (changed("99999999999999999999", "cores"), "names no cores"),
+        (changed("1000", "cores"), "none of the cores 1000 may be used"),
+        (changed("/nowhere/manifest", "entries", 0, "bundle"), "manifest.json cannot be read"),
+        (changed("../model.onnx", "entries", 0, "model"), "no plain path inside the bundle"),
+        (changed("/etc/passwd", "entries", 0, "model"), "no plain path inside the bundle"),
+        (changed("a/./b", "entries", 0, "model"), "no plain path inside the bundle"),
+        (changed("a//b", "entries", 0, "model"), "no plain path inside the bundle"),
+        (changed("a\0b", "entries", 0, "model"), "model of an entry of the job is no string"),
+        (changed("none.onnx", "entries", 0, "model"), "the model does not load"),
+        (changed(["picture"], "feeds", "names"), "the model does not run"),
+        (changed([7], "feeds", "names"), "an input's name is no string"),
+        (changed(99, "feeds", "count"), "holds no further .npy array"),
+        (changed({"x": 1}, "entries", 0, "options"), "an option of the provider is no string"),
+        (changed("/nowhere/lib.so", "runtime"), "ONNX Runtime cannot be loaded"),
+        (changed("libm.so.6", "runtime"), "it has no OrtGetApiBase"),
+    ],
+)
+def test_jobs_that_make_no_sense(bench: Bench, change: Callable[[dict], None], words: str) -> None:
+    change(bench.job)
+    assert words in bench.error()
+
+
+def header(text: str, data: bytes = bytes(4 * 3 * 16 * 16)) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + data
+
+
+SHAPE = "(1, 3, 16, 16)"
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (b"", "holds no further .npy array"),
+        (b"\x93NUMPY\x01\x00", "holds no further .npy array"),
+        (b"\x93NUMPY\x02\x00\xff\xff", "ends inside an array"),
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\xff", "an array's header has"),
+        (b"\x93NUMPY\x01\x00\xff\xff{", "ends inside an array's header"),
+        (header(""), "no arrays of type"),
+        (header("{'descr': '<f4"), "no arrays of type"),
+        (header(f"{{'descr': '|O', 'fortran_order': False, 'shape': {SHAPE}}}"), "no arrays of type '|O'"),
+        (header(f"{{'descr': '<f4', 'fortran_order': True, 'shape': {SHAPE}}}"), "not in C order"),
+        (header("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3, 16"), "shape is malformed"),
+        (header("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}"), "shape is malformed"),
+        (header("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,)}"), "shape is malformed"),
+        (header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({'1, ' * 33})}}"), "shape is malformed"),
+        (header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({'1099511627776, ' * 9})}}"), "malformed"),
+        (header("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,)}"), "ends inside an array"),
+        (header("{'descr': '<f8', 'fortran_order': False, 'shape': (1, 3, 16, 8)}"), "the model does not run"),
+    ],
+    ids=range(16),
+)
+def test_arrays_that_are_none(bench: Bench, array: bytes, words: str) -> None:
+    Path(bench.job["feeds"]["file"]).write_bytes(array)
+    assert words in bench.error()
+
+
+@pytest.mark.parametrize("kind", ["job", "manifest", "feeds"])
+def test_random_damage_ends_in_an_error_or_a_result(
+    bench: Bench, bundle: Bundle, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """Bytes are changed, removed and repeated; whatever comes of it, the program ends by itself."""
+    manifest, feeds = bundle.path / "manifest.json", Path(bench.job["feeds"]["file"])
+    whole = {"job": json.dumps(bench.job).encode(), "manifest": manifest.read_bytes(), "feeds": feeds.read_bytes()}
+    rng = random.Random(0)
+    for _ in range(60 if request.node.callspec.params["program"] == "sanitized" else 5):
+        data = bytearray(whole[kind])
+        for _ in range(rng.randint(1, 3)):
+            at = rng.randrange(min(len(data), 400) if kind == "feeds" else len(data))
+            data[at : at + rng.randint(0, 4)] = rng.randbytes(rng.randint(0, 4))
+        manifest.write_bytes(data if kind == "manifest" else whole["manifest"])
+        feeds.write_bytes(data if kind == "feeds" else whole["feeds"])
+        code, result = bench.run(bytes(data) if kind == "job" else None)
+        assert (code == 0) == ("error" not in result)
+
+
+def test_names_from_a_model_are_data(bench: Bench) -> None:
+    """A name with quotes and line ends comes back as it is, and names no file."""
+    name = 'a"\\\n\t\u00e9\U0001f600/../x'
+    bench.job["entries"][0]["name"] = name
+    code, result = bench.run()
+    assert code == 0
+    assert result["entries"][0]["name"] == name
+
+
+def test_it_says_how_it_is_used(program: Path) -> None:
+    done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
+    assert done.returncode == BAD_INPUT
+    assert "usage: edgeq-runner JOB.json RESULT.json" in done.stderr
+
+
+def test_a_result_that_cannot_be_written(bench: Bench, bundle: Bundle, feeds: tuple) -> None:
+    bench.job["entries"][0]["outputs"] = "/nowhere/out.npys"
+    assert "/nowhere/out.npys cannot be written" in bench.error()
+    assert LocalDevice().missing() is None
