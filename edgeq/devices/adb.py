@@ -39,6 +39,8 @@ _PROPERTIES = {
     "abi": "ro.product.cpu.abi",
     "android": "ro.build.version.release",
     "sdk": "ro.build.version.sdk",
+    "emulated": "ro.boot.qemu",
+    "emulated_once": "ro.kernel.qemu",  # before Android 12
 }
 
 
@@ -61,7 +63,11 @@ class AdbDevice:
 
     @property
     def machine(self) -> str:
-        return self.spelling
+        """By its serial number, also where it is the only one."""
+        try:
+            return f"adb:{Adb.find().choose(self.serial)}"
+        except (ProviderError, ConfigError):
+            return self.spelling
 
     def missing(self) -> str | None:
         try:
@@ -90,6 +96,7 @@ class AdbDevice:
             soc=" ".join(filter(None, (facts["soc_maker"], facts["soc"]))) or facts["platform"] or info.soc,
             abi=facts["abi"] or info.abi,
             os=f"Android {facts['android']} (API {facts['sdk']})" if facts["android"] else info.os,
+            emulated="1" in (facts["emulated"], facts["emulated_once"]),
             problem=problem,
             remedy=remedy,
         )
@@ -105,16 +112,15 @@ class AdbDevice:
             return run_native(phone, job, programs, info)
         with ExitStack() as stack:
             notes = (*cool_down(phone, progress=progress), *stack.enter_context(fixed_performance(phone)))
-            before = read_heat(phone)
+            before = read_heat(phone), battery_percent(phone)
             outcome = run_native(phone, job, programs, info)
-            after = read_heat(phone)
-        charge = battery_percent(phone)
-        if after.throttled:
-            notes += (f"Android throttled the phone while it was measured ({after.word}): its times are too long",)
+            after = read_heat(phone), battery_percent(phone)
+        if after[0].throttled:
+            notes += (f"Android throttled the phone while it was measured ({after[0].word}): its times are too long",)
         return replace(
             outcome,
-            before=_warmed(outcome.before, before, charge),
-            after=_warmed(outcome.after, after, charge),
+            before=_warmed(outcome.before, *before),
+            after=_warmed(outcome.after, *after),
             notes=(*notes, *outcome.notes),
         )
 
@@ -123,9 +129,10 @@ def find_phones() -> list[AdbDevice]:
     """All that adb knows of, usable or not.
 
     Raises:
-        ProviderError: there is no adb, or it does not start.
+        ProviderError: there is no adb, it does not start, or no phone is attached.
     """
-    return [AdbDevice(listed.serial) for listed in Adb.find().devices()]
+    adb = Adb.find()
+    return [AdbDevice(listed.serial) for listed in adb.devices()] or [AdbDevice(adb.choose(""))]
 
 
 def _unfit(spelling: str, facts: dict[str, str]) -> tuple[str | None, str | None]:
@@ -136,8 +143,9 @@ def _unfit(spelling: str, facts: dict[str, str]) -> tuple[str | None, str | None
             "use a newer phone",
         )
     if facts["abi"] not in _ABIS:
+        wrong = f"the ABI {facts['abi']}" if facts["abi"] else "no ABI of Android's"
         return (
-            f"{spelling} has the ABI {facts['abi'] or 'of no Android'}: edgeq's runner is made for {', '.join(_ABIS)}",
+            f"{spelling} has {wrong}: edgeq's runner is made for {' and '.join(_ABIS)}",
             "use a phone with a 64-bit Android",
         )
     return None, None

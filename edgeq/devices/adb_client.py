@@ -164,7 +164,7 @@ class Adb:
                 f"the phone {serial} was lost while {doing}{said}", remedy=f"{_ATTACH}; then try again"
             )
         if (wrong := problem_of(found[0])) is not None:
-            return ProviderError(f"{wrong[0]}, since {doing}{said}", remedy=wrong[1])
+            return ProviderError(f"{wrong[0]}: it was lost while {doing}{said}", remedy=wrong[1])
         return ProviderError(
             f"the connection to the phone {serial} broke while {doing}{said}",
             remedy="try again; if it happens again, try another cable or port",

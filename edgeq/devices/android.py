@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from edgeq.devices.transport import Transport
+from edgeq.errors import ProviderError
 from edgeq.progress import Progress, Silent
 
 __all__ = ["COOL_DOWN_S", "Heat", "battery_percent", "cool_down", "fixed_performance", "properties", "read_heat"]
@@ -114,4 +115,5 @@ def fixed_performance(transport: Transport) -> Iterator[tuple[str, ...]]:
     try:
         yield ()
     finally:
-        transport.run([*command, "false"])
+        with contextlib.suppress(ProviderError):  # a phone that is lost keeps the mode until it restarts
+            transport.run([*command, "false"])

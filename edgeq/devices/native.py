@@ -7,7 +7,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
@@ -137,11 +137,30 @@ def _work_folder(transport: Transport, local: Path) -> Iterator[PurePosixPath]:
     if seen is not None:
         yield seen
         return
+    old = [
+        "find",
+        str(transport.folder()),
+        "-maxdepth",
+        "1",
+        "-name",
+        "job-*",
+        "-mtime",
+        "+0",
+        "-exec",
+        "rm",
+        "-rf",
+        "{}",
+        "+",
+    ]
+    transport.run(old)  # of a device that was lost, a day ago or longer
     there = transport.folder() / f"job-{secrets.token_hex(6)}"
     try:
         yield there
-    finally:
-        transport.remove(there)
+    except BaseException:
+        with suppress(ProviderError):  # the device may be lost, which is what the first error says
+            transport.remove(there)
+        raise
+    transport.remove(there)
 
 
 def _send(transport: Transport, local: Path, there: PurePosixPath) -> None:

@@ -12,14 +12,19 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_tools import phone_parts
+from device_tools import phone_parts, why_no_phone
 
+from edgeq.devices.adb import ANDROID_RUNNER
 from edgeq.devices.adb_client import find_adb
+from edgeq.devices.programs import find_runner
+from edgeq.devices.runtimes import ANDROID_RUNTIME
 
 __all__ = ["DRAGON", "Phone", "emulated_phone"]
 
@@ -38,6 +43,7 @@ DRAGON = {
     "ro.product.cpu.abilist": "arm64-v8a,armeabi-v7a,armeabi",
     "ro.build.version.release": "15",
     "ro.build.version.sdk": "35",
+    "ro.boot.qemu": "1",
 }
 """What the phone says of itself, if nothing else is asked for."""
 
@@ -271,3 +277,20 @@ def _connect(phone: Phone) -> None:
             return
         time.sleep(0.25)
     raise RuntimeError(f"adb does not reach the emulated phone: {words} {(phone.folder / 'adbd.log').read_text()}")
+
+
+def _main() -> int:
+    """Run a command that has a phone: ``python tests/devices/emulated_phone.py edgeq run BUNDLE --device adb``."""
+    if why := why_no_phone():
+        sys.exit(why)
+    library = next(phone_parts().arm_root.rglob("libonnxruntime.so*"))
+    with tempfile.TemporaryDirectory(prefix="edgeq-phone-") as folder, emulated_phone(Path(folder)) as phone:
+        programs = {ANDROID_RUNNER: str(find_runner("linux-aarch64")), ANDROID_RUNTIME: str(library)}
+        path = f"{phone.adb.parent}:{os.environ['PATH']}"
+        return subprocess.run(
+            sys.argv[1:] or ["sh"], env={**programs, **os.environ, "PATH": path}, check=False
+        ).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -8,12 +8,14 @@ import pwd
 import shlex
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_tools import sshd_folder
+from device_tools import sshd_folder, why_no_sshd
 
 __all__ = ["Board", "local_board"]
 
@@ -123,3 +125,16 @@ def _wait(board: Board) -> None:
             return
         time.sleep(0.05)
     raise RuntimeError(f"the board's server does not start: {(board.folder / 'sshd.log').read_text()}")
+
+
+def _main() -> int:
+    """Run a command that has a board: ``python tests/devices/local_board.py edgeq run BUNDLE --device ssh:board``."""
+    if why := why_no_sshd():
+        sys.exit(why)
+    with tempfile.TemporaryDirectory(prefix="edgeq-board-") as folder, local_board(Path(folder)) as board:
+        path = f"{board.path}:{os.environ['PATH']}"
+        return subprocess.run(sys.argv[1:] or ["sh"], env={**os.environ, "PATH": path}, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -7,8 +7,10 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from edgeq.devices.adb import AdbDevice, find_phones
 from edgeq.devices.adb_client import Adb, Listed, find_adb
 from edgeq.devices.adb_transport import AdbTransport, parse_df
+from edgeq.devices.registry import parse_device
 from edgeq.errors import ConfigError, EdgeqError, ProviderError
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="a shell script stands for adb")
@@ -220,3 +222,27 @@ def test_errors_are_edgeqs_own(tmp_path: Path) -> None:
     with pytest.raises(EdgeqError) as caught:
         Adb(fake(tmp_path, f"{PHONE}\n{PHONE.replace('R5', 'R6')}")).choose("")
     assert caught.value.exit_code == 2
+
+
+def test_devices_that_are_found_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One phone is the same machine, however it is named; none is an error that says what to do."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    fake(tmp_path)
+    assert find_phones() == [AdbDevice("R5CT10ABCDE")]
+    assert AdbDevice().machine == AdbDevice("R5CT10ABCDE").machine == "adb:R5CT10ABCDE"
+    assert AdbDevice().missing() is None
+    assert "there is no phone '0'" in str(AdbDevice("0").missing())
+    fake(tmp_path, "")
+    assert "no phone is attached" in message(find_phones)
+    assert AdbDevice().machine == "adb"
+
+
+@pytest.mark.parametrize("text", ["adb:-s", "adb:a b", "adb:\n"])
+def test_what_is_no_serial_number_is_never_given_to_adb(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no phone's serial number"):
+        parse_device(text)
+
+
+def test_serial_numbers_with_a_port() -> None:
+    assert parse_device("adb:192.168.0.7:5555") == AdbDevice("192.168.0.7:5555")
+    assert parse_device("adb") == AdbDevice("")

@@ -147,6 +147,7 @@ def test_a_package_gives_the_same_integers_as_here(phone: Phone, bundle: Bundle)
     assert (info.abi, info.os) == ("arm64-v8a", "Android 15 (API 35)")
     assert [cluster.max_mhz for cluster in info.clusters] == [1800, 2800]
     assert "DotProd" in info.isa
+    assert info.emulated
     assert outcome.before.temperature_c == 42.5
     assert outcome.before.battery_percent == 83
     assert outcome.after.throttled is False
@@ -236,11 +237,24 @@ def test_ctrl_c_ends_the_runner_and_gives_everything_back(phone: Phone, bundle: 
 
 
 def test_a_phone_that_is_lost_in_the_middle(own_phone: Phone, bundle: Bundle) -> None:
+    """The error is that of the loss, not that of cleaning up what is out of reach."""
     thread = in_the_middle(own_phone, own_phone.lose)
-    with pytest.raises(ProviderError, match=rf"the phone {own_phone.serial} (is offline|was lost)") as caught:
+    with pytest.raises(ProviderError, match=rf"{own_phone.serial} .*lost while it ran {RUNNER}") as caught:
         AdbDevice().run(small_job(bundle, seconds=60))
     thread.join()
     assert caught.value.remedy
+
+
+def test_what_lost_jobs_left_is_removed_a_day_later(phone: Phone, bundle: Bundle) -> None:
+    AdbDevice().run(small_job(bundle))
+    for name, hours in {"job-old": 50, "job-new": 1, "lib-old": 50}.items():
+        (folder_of(phone) / name).mkdir()
+        then = time.time() - hours * 3600
+        os.utime(folder_of(phone) / name, (then, then))
+    AdbDevice().run(small_job(bundle))
+    assert {path.name for path in folder_of(phone).glob("*-*")} == {"job-new", "lib-old"}
+    for path in folder_of(phone).glob("*-*"):
+        path.rmdir()
 
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: None, bundle: Bundle) -> None:
@@ -283,8 +297,9 @@ def test_a_runner_for_another_processor(
     [
         ({"ro.build.version.sdk": "23", "ro.build.version.release": "6.0.1"}, "needs Android 7"),
         ({"ro.product.cpu.abi": "armeabi-v7a"}, "has the ABI armeabi-v7a"),
+        ({"ro.product.cpu.abi": ""}, "has no ABI of Android's"),
     ],
-    ids=["too old", "32 bits"],
+    ids=["too old", "32 bits", "no Android"],
 )
 def test_a_phone_that_onnx_runtime_does_not_run_on(
     own_phone: Phone, bundle: Bundle, changed: dict[str, str], what: str
