@@ -137,22 +137,9 @@ def _work_folder(transport: Transport, local: Path) -> Iterator[PurePosixPath]:
     if seen is not None:
         yield seen
         return
-    old = [
-        "find",
-        str(transport.folder()),
-        "-maxdepth",
-        "1",
-        "-name",
-        "job-*",
-        "-mtime",
-        "+0",
-        "-exec",
-        "rm",
-        "-rf",
-        "{}",
-        "+",
-    ]
-    transport.run(old)  # of a device that was lost, a day ago or longer
+    # Left by jobs whose device was lost, a day ago or longer.
+    old = ["-maxdepth", "1", "-name", "job-*", "-mtime", "+0", "-exec", "rm", "-rf", "{}", "+"]
+    transport.run(["find", str(transport.folder()), *old])
     there = transport.folder() / f"job-{secrets.token_hex(6)}"
     try:
         yield there

@@ -287,9 +287,7 @@ def _main() -> int:
     with tempfile.TemporaryDirectory(prefix="edgeq-phone-") as folder, emulated_phone(Path(folder)) as phone:
         programs = {ANDROID_RUNNER: str(find_runner("linux-aarch64")), ANDROID_RUNTIME: str(library)}
         path = f"{phone.adb.parent}:{os.environ['PATH']}"
-        return subprocess.run(
-            sys.argv[1:] or ["sh"], env={**programs, **os.environ, "PATH": path}, check=False
-        ).returncode
+        return subprocess.run(sys.argv[1:] or ["sh"], env={**programs, **os.environ, "PATH": path}).returncode
 
 
 if __name__ == "__main__":
