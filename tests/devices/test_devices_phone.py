@@ -322,7 +322,7 @@ def test_two_phones(own_phone: Phone) -> None:
 
 def test_the_command_line(phone: Phone, bundle: Bundle, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "edgeq"]
-    listed = subprocess.run([*command, "devices", "--json"], capture_output=True, text=True, check=True)
+    listed = subprocess.run([*command, "devices", "--device", "adb", "--json"], capture_output=True, text=True, check=True)
     assert f"adb:{phone.serial}" in {one["spelling"] for one in json.loads(listed.stdout)}
     device = ["--device", f"adb:{phone.serial}", "--json"]
     ran = subprocess.run([*command, "run", str(bundle.path), *device], capture_output=True, text=True, check=False)
