@@ -320,9 +320,10 @@ def test_two_phones(own_phone: Phone) -> None:
     assert AdbDevice("127.0.0.2:5555").describe().model == "Example Dragon 7"
 
 
-def test_the_command_line(phone: Phone, bundle: Bundle, tmp_path: Path) -> None:
+def test_the_command_line(phone: Phone, bundle: Bundle) -> None:
     command = [sys.executable, "-m", "edgeq"]
-    listed = subprocess.run([*command, "devices", "--device", "adb", "--json"], capture_output=True, text=True, check=True)
+    named = [*command, "devices", "--device", "adb", "--json"]
+    listed = subprocess.run(named, capture_output=True, text=True, check=True)
     assert f"adb:{phone.serial}" in {one["spelling"] for one in json.loads(listed.stdout)}
     device = ["--device", f"adb:{phone.serial}", "--json"]
     ran = subprocess.run([*command, "run", str(bundle.path), *device], capture_output=True, text=True, check=False)
