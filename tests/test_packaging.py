@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import edgeq
+from edgeq.errors import ProviderError
 
 ROOT = Path(__file__).parents[1]
 
@@ -109,3 +111,38 @@ def test_an_editable_install_puts_no_folder_in_the_way_of_the_package(tmp_path: 
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=ROOT)
     (made,) = tmp_path.glob("*.whl")
     assert not [name for name in zipfile.ZipFile(made).namelist() if name.startswith("edgeq/")]
+
+
+@pytest.mark.slow
+def test_a_wheel_carries_the_runner_if_it_was_made(tmp_path: Path) -> None:
+    """Git leaves the binary out, a wheel does not; installed, it may be run, and no compiler is asked for."""
+    from edgeq.devices import programs
+
+    abi = programs.host_abi()
+    if abi is None:
+        pytest.skip("the native runner runs on Linux on x86-64 and aarch64")
+    source = tmp_path / "source"
+    for name in ("edgeq", "targets", "calibration"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "bin"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", ".gitignore"):
+        shutil.copy2(ROOT / name, source / name)
+    made = source / programs.packaged_runner(abi).relative_to(ROOT)
+    try:
+        programs.compile_runner(abi, made)
+    except ProviderError as error:
+        pytest.skip(error.what)
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    offline = ["--no-deps", "--no-index"]
+    subprocess.run([*pip, "wheel", *offline, "--no-build-isolation", "-w", str(tmp_path), str(source)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    subprocess.run([*pip, "install", *offline, "--target", str(site), str(wheel)], check=True)
+    code = f"from edgeq.devices.programs import find_runner; print(find_runner({abi!r}))"
+    environment = {**os.environ, "PYTHONPATH": str(site), "PATH": "", "EDGEQ_CACHE": str(tmp_path / "cache")}
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
+    )
+    installed = Path(found.stdout.strip())
+    assert installed.is_relative_to(site)
+    said = subprocess.run([str(installed)], capture_output=True, text=True, check=False).stderr
+    assert said.startswith("usage: edgeq-runner")

@@ -17,7 +17,7 @@ from edgeq import run_on_devices
 from edgeq.bundle import Bundle, read_bundle
 from edgeq.device_report import DeviceInfo, DeviceReport
 from edgeq.devices import Entry, Job
-from edgeq.devices.here import LocalDevice
+from edgeq.devices.here import EmulatedDevice, LocalDevice
 from edgeq.devices.native import Programs, run_native
 from edgeq.devices.runtimes import library_in
 from edgeq.errors import ConfigError, MissingProviderError, ModelError, ProviderError
@@ -94,6 +94,29 @@ def test_it_is_pinned_to_the_cores_that_are_named(bundle: Bundle, feeds: tuple) 
     assert (outcome.core_mask, outcome.threads) == ("1", 1)
     with pytest.raises(ConfigError, match="'first' names no cores"):
         LocalDevice().run(job(bundle, feeds, cores="first"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cpu", "isa"), [("cortex-a53", ("NEON",)), ("cortex-a76", ("NEON", "DotProd")), ("Haswell", ())]
+)
+def test_an_emulated_processor_gives_its_own_integers(bundle: Bundle, feeds: tuple, cpu: str, isa: tuple) -> None:
+    device = EmulatedDevice(cpu)
+    if why := device.missing():
+        pytest.skip(why)
+    try:
+        outcome = device.run(job(bundle, feeds, profile=True))
+    except ProviderError as error:
+        pytest.skip(error.what)  # no compiler for that processor
+    assert outcome.info.emulated
+    assert outcome.info.isa == isa
+    assert outcome.before.frequency_mhz == ()
+    (run,) = outcome.runs
+    assert run.peak_mb is None
+    assert run.nodes
+    step = 0.02  # of the output's scale: integers may differ by one where kernels round differently
+    for ours, theirs in zip(run.outputs, in_python(bundle, feeds), strict=True):
+        np.testing.assert_allclose(ours["logits"], theirs, atol=step * np.abs(theirs).max())
 
 
 def test_a_board_gets_what_it_lacks_and_nothing_twice(

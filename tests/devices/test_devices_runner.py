@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -242,6 +243,90 @@ def test_names_from_a_model_are_data(bench: Bench) -> None:
     code, result = bench.run()
     assert code == 0
     assert result["entries"][0]["name"] == name
+
+
+@pytest.fixture(scope="module")
+def with_own_sys(runner: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A runner that reads a folder of ours in the place of ``/sys``, and the folder."""
+    abi = programs.host_abi()
+    assert abi is not None
+    folder = tmp_path_factory.mktemp("sys")
+    try:
+        made = programs.compile_runner(abi, folder / "edgeq-runner", flags=("-O0", f'-DSYS="{folder}"'))
+    except ProviderError as error:
+        pytest.skip(error.what)
+    return made, folder
+
+
+PHONE = {
+    "devices/system/cpu/cpu{slow}/cpufreq/cpuinfo_max_freq": "1800000",
+    "devices/system/cpu/cpu{slow}/cpufreq/scaling_cur_freq": "1500000",
+    "devices/system/cpu/cpu{fast}/cpufreq/cpuinfo_max_freq": "2400000",
+    "devices/system/cpu/cpu{fast}/cpufreq/scaling_cur_freq": "2400000",
+    "class/thermal/thermal_zone0/type": "battery",
+    "class/thermal/thermal_zone0/temp": "91000",
+    "class/thermal/thermal_zone1/type": "cpu-1-2-usr",
+    "class/thermal/thermal_zone1/temp": "48250",
+    "class/thermal/thermal_zone2/type": "cpu-broken",
+    "class/thermal/thermal_zone2/temp": "-273000",
+    "class/hwmon/hwmon0/name": "coretemp",
+    "class/hwmon/hwmon0/temp2_input": "51500",
+    "class/thermal/cooling_device0/type": "thermal-cpufreq-0",
+    "class/thermal/cooling_device0/cur_state": "2",
+    "class/power_supply/usb/type": "USB",
+    "class/power_supply/bms/type": "Battery",
+    "class/power_supply/bms/capacity": "73",
+    "class/power_supply/bms/status": "Discharging",
+    "class/power_supply/bms/current_now": "-500000",
+    "class/power_supply/bms/voltage_now": "4000000",
+}
+
+
+def test_what_a_phone_tells_of_itself(bench: Bench, with_own_sys: tuple[Path, Path]) -> None:
+    """-0.5 A at 4 V are 2 W; a sensor of the battery and one that is broken are not the processor's."""
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        pytest.skip("needs two cores to be of two kinds")
+    bench.program, sys = with_own_sys
+    for name, value in PHONE.items():
+        file = sys / name.format(slow=cores[0], fast=cores[1])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{value}\n")
+    bench.job |= {"cores": ",".join(map(str, cores)), "min_runs": 2, "max_runs": 5000, "seconds": 0.3}
+    code, result = bench.run()
+    assert code == 0
+    expected = {"frequency_mhz": [1500, 2400], "temperature_c": 51.5, "throttled": True, "battery_percent": 73}
+    assert result["before"] == result["after"] == expected
+    assert "energy is from the battery's current and voltage: the whole device" in result["notes"]
+    (entry,) = result["entries"]
+    mean_ms = sum(entry["wall_ms"]) / len(entry["wall_ms"])
+    assert entry["energy_mj"] >= 2 * mean_ms * 0.99  # between two runs the battery gives, too
+    for kind, core in zip(("little", "big"), cores, strict=True):
+        bench.job["cores"] = kind
+        code, result = bench.run()
+        if len(os.sched_getaffinity(0)) == 2:  # others tell of no frequency here
+            assert int(result["core_mask"], 16) == 1 << core
+
+    (sys / "class/power_supply/bms/status").write_text("Charging\n")
+    (sys / "class/thermal/cooling_device0/cur_state").write_text("0\n")
+    _, result = bench.run()
+    assert result["entries"][0]["energy_mj"] is None
+    assert any("being charged" in note for note in result["notes"])
+    assert result["after"]["throttled"] is False
+
+
+def test_a_counter_of_energy_that_stands_still_tells_nothing(bench: Bench, with_own_sys: tuple[Path, Path]) -> None:
+    bench.program, sys = with_own_sys
+    counter = sys / "class/powercap/intel-rapl:0"
+    counter.mkdir(parents=True, exist_ok=True)
+    (counter / "max_energy_range_uj").write_text("1000000\n")
+    (counter / "energy_uj").write_text("400000\n")
+    try:
+        _, result = bench.run()
+    finally:
+        shutil.rmtree(sys / "class/powercap")
+    assert "energy is n/a: the processor's own counter (RAPL) stands still" in result["notes"]
+    assert result["entries"][0]["energy_mj"] is None
 
 
 def test_it_says_how_it_is_used(program: Path) -> None:

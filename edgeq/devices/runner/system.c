@@ -12,9 +12,14 @@
 
 #include "runner.h"
 
-#define CPUS "/sys/devices/system/cpu"
-#define RAPL "/sys/class/powercap/intel-rapl:0"
-#define SUPPLIES "/sys/class/power_supply"
+#ifndef SYS
+#define SYS "/sys" /* tests put another folder here */
+#endif
+#define CPUS SYS "/devices/system/cpu"
+#define RAPL SYS "/class/powercap/intel-rapl:0"
+#define SUPPLIES SYS "/class/power_supply"
+#define THERMAL SYS "/class/thermal"
+#define SENSORS SYS "/class/hwmon"
 enum { PATH = 400, BETWEEN_SAMPLES_MS = 100 };
 
 static double clock_ms(clockid_t clock) {
@@ -178,18 +183,18 @@ static double temperature(void) {
   char type[64];
   long long value;
   const char *name;
-  DIR *zones = opendir("/sys/class/thermal");
+  DIR *zones = opendir(THERMAL);
   while (zones && (name = next_folder(zones)))
-    if (strncmp(name, "thermal_zone", 12) == 0 && read_line(type, sizeof type, "/sys/class/thermal", name, "type") &&
-        names_processor(type) && read_integer(&value, "/sys/class/thermal", name, "temp"))
+    if (strncmp(name, "thermal_zone", 12) == 0 && read_line(type, sizeof type, THERMAL, name, "type") &&
+        names_processor(type) && read_integer(&value, THERMAL, name, "temp"))
       take_hotter(&hottest, value);
-  DIR *chips = opendir("/sys/class/hwmon");
+  DIR *chips = opendir(SENSORS);
   while (chips && (name = next_folder(chips))) {
-    if (!read_line(type, sizeof type, "/sys/class/hwmon", name, "name") || !names_processor(type)) continue;
+    if (!read_line(type, sizeof type, SENSORS, name, "name") || !names_processor(type)) continue;
     for (int i = 1; i < 64; i++) {
       char input[32];
       snprintf(input, sizeof input, "temp%d_input", i);
-      if (read_integer(&value, "/sys/class/hwmon", name, input)) take_hotter(&hottest, value);
+      if (read_integer(&value, SENSORS, name, input)) take_hotter(&hottest, value);
     }
   }
   return hottest;
@@ -201,11 +206,11 @@ static int throttled(void) {
   char type[64];
   long long state;
   const char *name;
-  DIR *devices = opendir("/sys/class/thermal");
+  DIR *devices = opendir(THERMAL);
   while (devices && (name = next_folder(devices))) {
-    if (strncmp(name, "cooling_device", 14) != 0 || !read_line(type, sizeof type, "/sys/class/thermal", name, "type")) continue;
+    if (strncmp(name, "cooling_device", 14) != 0 || !read_line(type, sizeof type, THERMAL, name, "type")) continue;
     if (strcmp(type, "Processor") != 0 && strncmp(type, "cpu", 3) != 0 && strncmp(type, "thermal-cpu", 11) != 0) continue;
-    if (read_integer(&state, "/sys/class/thermal", name, "cur_state") && (found < 1)) found = state > 0;
+    if (read_integer(&state, THERMAL, name, "cur_state") && (found < 1)) found = state > 0;
   }
   return found;
 }
@@ -276,8 +281,10 @@ void energy_sample(energy *meter) {
 double energy_mj(energy *meter, double ms, const char **source, const char **why) {
   uint64_t now;
   if (meter->span_uj && read_counter(&now)) {
+    uint64_t spent = now >= meter->start_uj ? now - meter->start_uj : now + meter->span_uj - meter->start_uj;
     *source = "the processor's own counter (RAPL)";
-    return (double)(now >= meter->start_uj ? now - meter->start_uj : now + meter->span_uj - meter->start_uj) / 1e3;
+    if (spent == 0) *why = "the processor's own counter (RAPL) stands still";
+    return spent == 0 ? -1 : (double)spent / 1e3;
   }
   if (meter->samples > 0) {
     *source = "the battery's current and voltage: the whole device";
