@@ -95,7 +95,7 @@ class Job:
         if self.effort not in EFFORTS:
             raise ConfigError(f"there is no effort {self.effort!r}", remedy="choose 0, 1 or 2")
         _ = self.schemes  # the fallback's profile, too
-        check_wrap(self.wrap, static=self._static, target=self.target.name)
+        check_wrap(self.wrap, self.target, static=self._static)
         for place in self.places:
             place.require()
         for chip in self.chips:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.errors import CalibrationError, ConfigError, ValidationError
-from edgeq.graph import TensorInfo, input_infos, output_infos
+from edgeq.graph import TensorInfo, constant_array, input_infos, output_infos
 from edgeq.interface import Interface, PixelInput
 from edgeq.meanings import output_meaning
 from edgeq.qtypes import Decision, NodeForecast, QuantPlan
@@ -145,7 +145,7 @@ class Wrapping:
                 f"the model takes batches of {batch}, and pictures of any size form none",
                 remedy="give the size of the pictures, such as --embed-preprocessing 480x640, or --fix batch=1",
             )
-        store = feed.store.raw(PIXELS, self.wrap.size)
+        store = feed.store.raw(PIXELS, self.wrap.size, self.wrap.channels or 3)
         return replace(feed, store=store, inputs=input_infos(whole), batch=batch)
 
     def example(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -157,11 +157,16 @@ class Wrapping:
         return {PIXELS: np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)}
 
 
-def check_wrap(wrap: Wrap, *, static: bool, target: str) -> None:
+def check_wrap(wrap: Wrap, target: TargetProfile, *, static: bool) -> None:
     """Raise ConfigError for steps that a target cannot have, before the work starts."""
+    if wrap.pixels and target.graph.pixels == "refused":
+        raise ConfigError(
+            f"the compiler of {target.name} fails on embedded preprocessing: {target.floats.source}",
+            remedy="leave out --embed-preprocessing: the manifest says what an app has to do",
+        )
     if wrap.pixels and wrap.size is None and static:
         raise ConfigError(
-            f"{target} takes graphs of fixed shapes only, and pictures of any size have none",
+            f"{target.name} takes graphs of fixed shapes only, and pictures of any size have none",
             remedy="give the size that the app will pass, such as --embed-preprocessing 480x640 (height x width)",
         )
 
@@ -226,19 +231,33 @@ def _proof(wrapping: Wrapping, feed: Feed) -> Finding:
 def _forecasts(
     whole: ir.Model, added: tuple[str, ...], plan: QuantPlan, target: TargetProfile
 ) -> dict[str, NodeForecast]:
-    """How the added nodes will run: none is quantized.
-
-    QNN refuses antialiasing (measured, 2.7.0), WebGPU and XNNPACK resize no such integers, CoreML's builder takes
-    floats only (ONNX Runtime's sources, 1.24).
-    """
+    """How the added nodes will run: none is quantized, and beside an accelerator the CPU has its part."""
     reasons = {str(node.name): _WHY for node in whole.graph}
     layout = Layout(scheme=plan.scheme, integer={}, reasons=reasons, activations={}, owner={}, absorbed={})
     found = forecast_nodes(whole, layout, target)
-    made = {}
+    nodes, made = {str(node.name): node for node in whole.graph}, {}
     for name in added:
         node = found[name]
-        if node.op_type == "Resize" and target.floats.runs != "all" and target.provider.name != CPU_PROVIDER:
-            why = f"{_WHY}; {target.provider.name} has no Resize that filters integer pixels, so it falls to the CPU"
-            node = msgspec.structs.replace(node, provider=CPU_PROVIDER, why=why)
+        left = _left_to_cpu(nodes[name], target)
+        if left is not None and target.provider.name != CPU_PROVIDER:
+            node = msgspec.structs.replace(node, provider=CPU_PROVIDER, why=f"{_WHY}; {left}")
         made[name] = node
     return made
+
+
+def _left_to_cpu(node: ir.Node, target: TargetProfile) -> str | None:
+    """Why an accelerator leaves an embedded step to the CPU; None if it does not.
+
+    QNN refuses antialiasing, WebGPU's kernel takes no such integers (measured, onnxruntime-qnn 2.7.0 and
+    onnxruntime-web 1.30); sizes are computed on the CPU wherever graphs have dynamic shapes.
+    """
+    own, output = target.provider.name, node.outputs[0]
+    if node.op_type == "Resize" and target.floats.runs != "all":
+        return f"{own} has no Resize that filters integer pixels, so it falls to the CPU"
+    front = str(node.name).startswith(f"{PIXELS}/")
+    computed = node.op_type == "Slice" and constant_array(node.inputs[1]) is None
+    if front and (computed or (output.shape is not None and len(output.shape) < 4)):
+        return "it finds sizes, which the CPU does"
+    if target.graph.pixels == "left" and not any(is_float(value) for value in node.inputs):
+        return f"{own} leaves integers to the CPU"
+    return None

@@ -135,6 +135,60 @@ def test_a_target_of_fixed_shapes_wants_a_size(folder: Path, tmp_path: Path) -> 
     assert "--embed-preprocessing 480x640" in str(caught.value.remedy)
 
 
+def test_a_target_whose_compiler_fails_on_the_steps_is_told_before_the_work(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the compiler of android-npu@v68 fails on embedded preprocessing"):
+        export(folder, tmp_path / "raw", target="android-npu@v68", embed_preprocessing=(30, 40))
+
+
+@pytest.mark.parametrize(
+    ("target", "size", "on_the_cpu"),
+    [
+        pytest.param("linux-x64", True, None, id="the CPU itself"),
+        pytest.param("android-npu", "30x40", {"resized"}, id="QNN"),
+        pytest.param(
+            "web-gpu",
+            True,
+            {
+                "sides",
+                "short",
+                "scaled",
+                "size",
+                "resized",
+                "found",
+                "spare",
+                "half",
+                "odd",
+                "up",
+                "more",
+                "start",
+                "end",
+            }
+            | {"cropped"},
+            id="WebGPU",
+        ),
+    ],
+)
+def test_which_steps_are_the_cpus(
+    folder: Path, tmp_path: Path, target: str, size: bool | str, on_the_cpu: set[str] | None
+) -> None:
+    more = {"target": target, "precision": None, "fallback": False, "embed_preprocessing": size}
+    forecast = export(folder, tmp_path / "raw", **more).manifest.forecast
+    steps = {node.node.removeprefix("pixels/"): node for node in forecast if node.node.startswith("pixels/")}
+    assert all("an embedded step" in node.why for node in steps.values())
+    found = {name for name, node in steps.items() if node.provider == "CPUExecutionProvider"}
+    assert found == (set(steps) if on_the_cpu is None else on_the_cpu)
+
+
+def test_a_fourth_channel(folder: Path, tmp_path: Path) -> None:
+    bundle = export(folder, tmp_path / "raw", embed_preprocessing="30x40x4")
+    (pixels,) = bundle.manifest.interface.inputs
+    assert isinstance(pixels, PixelInput)
+    assert pixels.channels == ("RGBA",)
+    samples = np.load(bundle.path / "samples" / "input_0.npy")
+    assert samples.shape[1:] == (1, 30, 40, 4)
+    assert (samples[..., 3] == 255).all()
+
+
 def test_where_the_provider_leaves_pixels_to_the_cpu_the_report_says_so(folder: Path, tmp_path: Path) -> None:
     options = {"target": "ios-npu", "precision": None, "embed_preprocessing": "30x40"}
     bundle = export(folder, tmp_path / "raw", **options)

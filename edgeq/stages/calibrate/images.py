@@ -110,9 +110,9 @@ class ImageStore:
                 np.divide(target, std, out=target)
         return {self._input.name: batch}
 
-    def raw(self, name: str, frame: Frame | None) -> PixelStore:
-        """The same pictures as an app gives them to a model that prepares them itself."""
-        return PixelStore(self._files, self._preprocess, name, frame)
+    def raw(self, name: str, frame: Frame | None, channels: int = 3) -> PixelStore:
+        """The same pictures as an app gives them to a model that prepares them itself; a 4th channel is opaque."""
+        return PixelStore(self._files, self._preprocess, name, frame, channels)
 
     def framed(self, frame: Frame | None) -> ImageStore:
         """The same pictures, each made one of this size first."""
@@ -126,20 +126,25 @@ class PixelStore:
     Without, each keeps its own, so only pictures of one size form a batch.
     """
 
-    def __init__(self, files: Sequence[Path], preprocess: ImagePreprocess, name: str, frame: Frame | None) -> None:
+    def __init__(
+        self, files: Sequence[Path], preprocess: ImagePreprocess, name: str, frame: Frame | None, channels: int
+    ) -> None:
         self._files = tuple(files)
+        self._channels = channels
         self.names = tuple(str(file) for file in files)
         self._preprocess = preprocess
         self._name = name
         self._frame = frame
-        self.settings = f"pixels {frame} {msgspec.json.encode(preprocess).decode()}"
+        self.settings = f"pixels {frame} {channels} {msgspec.json.encode(preprocess).decode()}"
 
     def digest(self, row: int) -> bytes:
         return hashlib.sha256(_read(self._files[row])).digest()
 
     def read(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        """uint8 ``[len(rows), height, width, 3]``."""
-        return {self._name: np.stack([load_pixels(self._files[row], self._preprocess, self._frame) for row in rows])}
+        """uint8 ``[len(rows), height, width, channels]``."""
+        batch = np.stack([load_pixels(self._files[row], self._preprocess, self._frame) for row in rows])
+        missing = ((0, 0), (0, 0), (0, 0), (0, self._channels - 3))
+        return {self._name: np.pad(batch, missing, constant_values=255)}
 
 
 def load_pixels(path: Path, preprocess: ImagePreprocess, frame: Frame | None) -> np.ndarray:

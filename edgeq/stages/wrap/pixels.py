@@ -156,10 +156,11 @@ class _Front:
             return
         sides = self._add("found", f"Shape<start = 1, end = 3>({self.last})")
         spare = self._add("spare", f"Sub({sides}, $crop)", {"crop": crop})
-        real = self._add("real", f"Cast<to = 1>({spare})")
-        half = self._add("half", f"Mul({real}, $half)", {"half": np.float32(0.5)})
-        whole = self._add("whole", f"Round({half})")
-        start_name = self._add("start", f"Cast<to = 7>({whole})")
+        half = self._add("half", f"Div({spare}, $two)", {"two": 2})
+        # Of an odd number half a pixel is left over: it goes where it makes the half even.
+        odd, odd_half = (self._add(name, f"Mod({of}, $two)", {"two": 2}) for name, of in (("odd", spare), ("up", half)))
+        more = self._add("more", f"Mul({odd}, {odd_half})")
+        start_name = self._add("start", f"Add({half}, {more})")
         end_name = self._add("end", f"Add({start_name}, $crop)", {"crop": crop})
         self._step("cropped", f"Slice($$, {start_name}, {end_name}, $axes)", {"axes": [1, 2]})
         # The crop's size is no secret, but a Slice hides it: all behind is of fixed size again.
