@@ -30,6 +30,7 @@ __all__ = [
     "Gate",
     "Gates",
     "Graph",
+    "Pixels",
     "Provider",
     "Severity",
     "TargetProfile",
@@ -82,8 +83,6 @@ class Graph(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``residuals``: ``"sum"`` writes Sum for the Add in front of a LayerNormalization, which keeps ONNX Runtime
     from merging both into SkipLayerNormalization.
     ``pad_channels`` gives convolutions whole groups of four input channels where groups of three go wrong.
-    ``pixels`` says what the provider makes of ``--embed-preprocessing``: it takes the steps that it has kernels for
-    (``"taken"``), leaves all that reads integers to the CPU (``"left"``), or fails on them (``"refused"``: an error).
     ``qdq_domain`` is the domain of QuantizeLinear and DequantizeLinear; ``"com.microsoft"`` has 16-bit
     types below opset 21.
     """
@@ -96,9 +95,18 @@ class Graph(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
     scalars: Literal["keep", "vectors"] = "keep"
     residuals: Literal["keep", "sum"] = "keep"
     pad_channels: bool = False
-    pixels: Literal["taken", "left", "refused"] = "taken"
     qdq_domain: Literal["ai.onnx", "com.microsoft"] = "ai.onnx"
     cache_key: str | None = None
+    source: str
+
+
+class Pixels(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the provider makes of ``--embed-preprocessing``, where it is not what its capabilities say.
+
+    ``runs``: it leaves all that reads integers to the CPU (``"left"``), or fails on such a graph (``"refused"``).
+    """
+
+    runs: Literal["left", "refused"]
     source: str
 
 
@@ -320,6 +328,7 @@ class TargetProfile(_Strict, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     precisions: tuple[str, ...]
     provider: Provider
     graph: Graph
+    pixels: Pixels | None = None
     floats: Floats
     activations: Activations
     weights: Weights

@@ -159,9 +159,9 @@ class Wrapping:
 
 def check_wrap(wrap: Wrap, target: TargetProfile, *, static: bool) -> None:
     """Raise ConfigError for steps that a target cannot have, before the work starts."""
-    if wrap.pixels and target.graph.pixels == "refused":
+    if wrap.pixels and target.pixels is not None and target.pixels.runs == "refused":
         raise ConfigError(
-            f"the compiler of {target.name} fails on embedded preprocessing: {target.floats.source}",
+            f"{target.name} cannot have its preprocessing embedded: {target.pixels.source}",
             remedy="leave out --embed-preprocessing: the manifest says what an app has to do",
         )
     if wrap.pixels and wrap.size is None and static:
@@ -258,6 +258,6 @@ def _left_to_cpu(node: ir.Node, target: TargetProfile) -> str | None:
     computed = node.op_type == "Slice" and constant_array(node.inputs[1]) is None
     if front and (computed or (output.shape is not None and len(output.shape) < 4)):
         return "it finds sizes, which the CPU does"
-    if target.graph.pixels == "left" and not any(is_float(value) for value in node.inputs):
+    if target.pixels is not None and not any(is_float(value) for value in node.inputs):
         return f"{own} leaves integers to the CPU"
     return None
