@@ -11,6 +11,7 @@ import pytest
 from embed_models import MakeBundle, pass_through
 
 from edgeq.bundle import Bundle, Manifest, read_bundle
+from edgeq.recipe import Preprocess
 from edgeq.stages.package import write_bundle
 from edgeq.target import Provider
 
@@ -28,6 +29,8 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
         dtype: ir.DataType = ir.DataType.FLOAT,
         shape: Sequence[int | str | None] = ("batch", 3),
         provider: Provider | None = None,
+        preprocess: Preprocess | None = None,
+        task: str | None = None,
     ) -> Bundle:
         model = pass_through(names, dtype, shape)
         path = tmp_path / folder
@@ -42,6 +45,8 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
                 name=name,
                 target="android",
                 precision="w8a8",
+                preprocess=preprocess,
+                task=task,
                 provider=provider or Provider(name="CPUExecutionProvider", package="onnxruntime", version=">=1.24"),
             ),
             sample_inputs=feeds,

@@ -27,6 +27,9 @@ from android_tools import (
 from embed_models import HOSTILE, MakeBundle
 
 import edgeq
+from edgeq.graph import TensorInfo
+from edgeq.recipe import ImagePreprocess
+from edgeq.stages.calibrate.images import ImageStore
 from edgeq.stages.embed.platforms.android_runtime import ABIS, PROVIDERS, RUNTIME_BYTES
 from edgeq.target import Provider
 
@@ -188,3 +191,82 @@ def test_the_reader_of_samples_reads_what_numpy_wrote(make_bundle: MakeBundle, t
     compile_kotlin([reader, main], jar)
     paths = os.pathsep.join(map(str, (jar, KOTLIN / "kotlin-stdlib.jar", RUNTIME_JAR)))
     assert run(["java", "-cp", paths, "MainKt", tmp_path]).split("\n")[:-1] == expected
+
+
+SETTINGS = {
+    "Bicubic": ImagePreprocess(crop=(48, 64), resize=70, mean=(120.0, 110.0, 100.0), std=(60.0, 61.0, 62.0)),
+    "Bilinear": ImagePreprocess(crop=(50, 30), stretch=True, interpolation="bilinear", layout="NHWC", color="BGR"),
+    "Lanczos": ImagePreprocess(crop=(32, 32), resize=40, interpolation="lanczos", color="L", mean=(9.0,), std=(7.0,)),
+    "Nearest": ImagePreprocess(crop=(21, 33), resize=77, interpolation="nearest"),
+    "Whole": ImagePreprocess(crop=(51, 70)),
+}
+
+
+def test_pictures_are_prepared_to_the_bit(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    """The Kotlin code against the recipe's own, which is Pillow, on this machine's Java."""
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    sizes = [(137, 211), (333, 92), (80, 60)]
+    for number, size in enumerate(sizes):
+        levels = generator.integers(0, 256, (size[1], size[0], 3), np.uint8)
+        Image.fromarray(levels).save(tmp_path / f"{number}.png")
+        alpha = np.full((*levels.shape[:2], 1), 255, np.uint8)
+        (tmp_path / f"{number}.argb").write_bytes(np.concatenate([alpha, levels], axis=2).tobytes())
+    sources, calls = [], []
+    for name, preprocess in SETTINGS.items():
+        channels = 1 if preprocess.color == "L" else 3
+        shape = ("n", channels, *preprocess.crop) if preprocess.layout == "NCHW" else ("n", *preprocess.crop, channels)
+        bundle = make_bundle(name, name=name, shape=shape, preprocess=preprocess, labels=())
+        module = edgeq.embed(bundle.path, platform="android", output=tmp_path / "modules" / name).path
+        sources += module.rglob("Pictures.kt")
+        for number, (width, height) in enumerate(sizes):
+            tensor = f"edgeq.{name.lower()}.Pictures.tensor({width}, {height}, rows({number}, {width}))"
+            calls.append(f'    show("{name}{number}", {tensor})')
+    main = tmp_path / "Main.kt"
+    main.write_text(HARNESS.replace("CALLS", "\n".join(calls)), encoding="utf-8")
+    compile_kotlin([*sources, main], tmp_path / "main.jar")
+    paths = os.pathsep.join(map(str, (tmp_path / "main.jar", KOTLIN / "kotlin-stdlib.jar", ANDROID_JAR)))
+    run(["java", "-cp", paths, "MainKt", tmp_path])
+    compared = 0
+    for name, preprocess in SETTINGS.items():
+        for number in range(len(sizes)):
+            found = tmp_path / f"{name}{number}.raw"
+            if found.exists():
+                expected = _prepared(tmp_path / f"{number}.png", preprocess)
+                np.testing.assert_array_equal(np.fromfile(found, ">f4"), expected.ravel(), err_msg=found.name)
+                compared += 1
+    assert compared == len(calls) == 15
+
+
+def _prepared(path: Path, preprocess: ImagePreprocess) -> np.ndarray:
+    channels = 1 if preprocess.color == "L" else 3
+    shape = (channels, *preprocess.crop) if preprocess.layout == "NCHW" else (*preprocess.crop, channels)
+    info = TensorInfo("x", np.dtype("float32"), (1, *shape))
+    return ImageStore([path], preprocess, [info]).read([0])["x"]
+
+
+HARNESS = """
+import java.io.DataInputStream
+import java.io.DataOutputStream
+import java.io.File
+
+lateinit var folder: String
+
+fun rows(number: Int, width: Int): (Int) -> IntArray {
+    val data = DataInputStream(File("$folder/$number.argb").inputStream().buffered()).use { input ->
+        IntArray(File("$folder/$number.argb").length().toInt() / 4) { input.readInt() }
+    }
+    return { y -> data.copyOfRange(y * width, (y + 1) * width) }
+}
+
+fun show(name: String, values: FloatArray) =
+    DataOutputStream(File("$folder/$name.raw").outputStream().buffered()).use { output ->
+        values.forEach { output.writeFloat(it) }
+    }
+
+fun main(arguments: Array<String>) {
+    folder = arguments[0]
+CALLS
+}
+"""

@@ -10,6 +10,7 @@ from edgeq.errors import ConfigError
 from edgeq.stages.embed.names import KOTLIN, pascal, snake, words
 from edgeq.stages.embed.platforms.android_code import kotlin_code
 from edgeq.stages.embed.platforms.android_graphs import GraphView, graph_views
+from edgeq.stages.embed.platforms.android_meaning import PictureView, RankedView, picture_view, ranked_view
 from edgeq.stages.embed.platforms.android_runtime import ABIS, COMPILE_SDK, GRADLE_PLUGIN, RUNTIME
 from edgeq.stages.embed.platforms.android_samples import bench_view, sample_files, sample_view
 from edgeq.stages.embed.platforms.android_size import PLAY_BASE_BYTES, size_rows
@@ -18,8 +19,8 @@ from edgeq.stages.embed.render import render_files
 
 __all__ = ["ANDROID"]
 
-_OWN_CLASSES = frozenset({"BenchActivity", "ModelFiles", "Npy", "OrtRuntime", "Plugin", "Tensors", "Label", "Outputs"})
-_OWN_CLASSES |= {"Context", "Fp16Conversions", "IOException", "Log", "OnnxJavaType", "OnnxTensor"}
+_OWN_CLASSES = frozenset({"BenchActivity", "ModelFiles", "Npy", "OrtRuntime", "Pictures", "Plugin", "Tensors"})
+_OWN_CLASSES |= {"Label", "Outputs", "Context", "Fp16Conversions", "IOException", "Log", "OnnxJavaType", "OnnxTensor"}
 _OWN_CLASSES |= {"OrtException", "OrtSession", "Bitmap"}
 """Classes that the generated code has or imports: the model's may not be called so."""
 
@@ -29,6 +30,7 @@ def _make(request: Request) -> Project:
     slug = "-".join(words(manifest.name))[:48].rstrip("-") or "model"
     graphs = graph_views(request, slug)
     code = kotlin_code(request.signature, has_fallback=len(graphs) > 1)
+    ranked, picture = ranked_view(request, code), picture_view(request, code)
     asset_bytes = sum(graph.bytes for graph in graphs)
     packed = asset_bytes > PLAY_BASE_BYTES
     context: dict[str, Any] = {
@@ -43,7 +45,9 @@ def _make(request: Request) -> Project:
         "dependencies": graphs[0].provider.dependencies,
         "vendor_libraries": graphs[0].provider.vendor_libraries,
         "min_sdk": max(graph.provider.min_sdk for graph in graphs),
-        "ranked": code.ranked(request.signature.labelled),
+        "ranked": ranked,
+        "picture": picture,
+        "imports": sorted(code.imports | (ranked.imports if ranked else set()) | _picture_imports(picture, ranked)),
         "labels": manifest.labels and f"edgeq/{slug}/{manifest.labels}",
         "runtime": RUNTIME,
         "abis": _abis(options.abis, graphs),
@@ -82,6 +86,8 @@ def _templates(context: Mapping[str, Any]) -> dict[str, str]:
         f"{main}/OrtRuntime.kt": "OrtRuntime.kt.jinja",
         f"{main}/Tensors.kt": "Tensors.kt.jinja",
     }
+    if context["picture"]:
+        found[f"{main}/Pictures.kt"] = "Pictures.kt.jinja"
     if context["plugin"]:
         found[f"{main}/Plugin.kt"] = "Plugin.kt.jinja"
     if context["samples"]:
@@ -94,6 +100,10 @@ def _templates(context: Mapping[str, Any]) -> dict[str, str]:
     if context["packed"]:
         found["asset-pack/build.gradle.kts"] = "AssetPack.gradle.kts.jinja"
     return found
+
+
+def _picture_imports(picture: PictureView | None, ranked: RankedView | None) -> frozenset[str]:
+    return picture.imports if picture is not None and ranked is not None else frozenset()
 
 
 def _assets(request: Request, slug: str, graphs: Sequence[GraphView], pack: str) -> list[ProjectFile]:

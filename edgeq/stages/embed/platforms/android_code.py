@@ -83,14 +83,9 @@ class Code:
     sizes: tuple[SizeView, ...]
     has_fallback: bool = False
 
-    def ranked(self, labelled: Tensor | None) -> TensorView | None:
-        """The output whose last axis has a score for each label."""
-        found = (t for t in self.outputs if t.tensor is labelled and t.type.array == "FloatArray")
-        return next(found, None)
-
     @property
-    def imports(self) -> tuple[str, ...]:
-        """What the class of the model imports, in order."""
+    def imports(self) -> frozenset[str]:
+        """What the class of the model imports for its tensors."""
         types = [tensor.type for tensor in self.inputs]
         names = {"android.content.Context", "java.io.IOException"}
         names |= {"android.util.Log"} if self.has_fallback else set()
@@ -98,7 +93,7 @@ class Code:
         names |= {f"java.nio.{type_.buffer}" for type_ in types}
         names |= {"ai.onnxruntime.OnnxJavaType" for type_ in types if type_.java_type or type_.half}
         names |= {"ai.onnxruntime.platform.Fp16Conversions" for type_ in types if type_.half}
-        return tuple(sorted(names))
+        return frozenset(names)
 
     @property
     def read_types(self) -> tuple[KotlinType, ...]:
