@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 
+import msgspec
 import onnx_ir as ir
 
-from edgeq.bundle import Bundle
+from edgeq.bundle import Bundle, GraphEntry, file_entry, read_bundle
+from edgeq.target import Provider
 
 HOSTILE = (
     '"); Runtime.exec("rm',
@@ -45,3 +48,19 @@ def pass_through(names: Sequence[str], dtype: ir.DataType, shape: Sequence[int |
         value.name, value.type, value.shape = f"{name} out", ir.TensorType(dtype), ir.Shape(shape)
     graph = ir.Graph(inputs, outputs, nodes=nodes, opset_imports={"": 21}, name="g")
     return ir.Model(graph, ir_version=10)
+
+
+def with_fallback(bundle: Bundle) -> Bundle:
+    """The bundle with a second graph: its own, for the CPU."""
+    provider = Provider(
+        name="CPUExecutionProvider", package="onnxruntime", version=">=1.24", session={"session.x": "1"}
+    )
+    (bundle.path / "fallback").mkdir()
+    shutil.copyfile(bundle.model, bundle.path / "fallback" / "model.onnx")
+    entry = GraphEntry(
+        model="fallback/model.onnx", target="android", precision="w8a8", provider=provider, sqnr_db={"x out": 20.0}
+    )
+    files = {**bundle.manifest.files, entry.model: file_entry(bundle.path / entry.model)}
+    manifest = msgspec.structs.replace(bundle.manifest, fallback=entry, files=files)
+    (bundle.path / "manifest.json").write_bytes(manifest.to_json())
+    return read_bundle(bundle.path)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
-from embed_models import HOSTILE, MakeBundle
+from embed_models import HOSTILE, MakeBundle, with_fallback
 
 import edgeq
-from edgeq.bundle import Bundle, GraphEntry, file_entry, read_bundle
+from edgeq.bundle import file_entry
 from edgeq.errors import ConfigError
 from edgeq.graph import load_model
 from edgeq.recipe import ImagePreprocess
@@ -32,25 +31,11 @@ QNN = Provider(
     module="onnxruntime_qnn",
     options={"backend_type": "htp", "soc_model": "69"},
 )
-CPU = Provider(name="CPUExecutionProvider", package="onnxruntime", version=">=1.24", session={"session.x": "1"})
 
 
 def texts(folder: Path) -> dict[str, str]:
     files = (path for path in folder.rglob("*") if path.suffix in (".kt", ".kts", ".xml", ".md", ".sh", ".pro"))
     return {path.name: path.read_text(encoding="utf-8") for path in files}
-
-
-def with_fallback(bundle: Bundle) -> Bundle:
-    """The bundle with a second graph: its own, for the CPU."""
-    (bundle.path / "fallback").mkdir()
-    shutil.copyfile(bundle.model, bundle.path / "fallback" / "model.onnx")
-    entry = GraphEntry(
-        model="fallback/model.onnx", target="android", precision="w8a8", provider=CPU, sqnr_db={"x out": 20.0}
-    )
-    files = {**bundle.manifest.files, entry.model: file_entry(bundle.path / entry.model)}
-    manifest = msgspec.structs.replace(bundle.manifest, fallback=entry, files=files)
-    (bundle.path / "manifest.json").write_bytes(manifest.to_json())
-    return read_bundle(bundle.path)
 
 
 def balanced(code: str) -> bool:
