@@ -16,6 +16,7 @@ from edgeq.errors import ConfigError, EdgeqError, OutputError, ValidationError
 from edgeq.escape import Foreign
 from edgeq.stages.embed import PLATFORMS
 from edgeq.stages.embed.render import _environment
+from edgeq.stages.embed.write import RECORD
 from edgeq.target import Provider
 
 BINARY = {".onnx", ".ort", ".npy", ".data", ".png", ".jpg"}
@@ -55,7 +56,7 @@ def test_hostile_names_stay_inside_their_quotes(platform: str, make_bundle: Make
     folder = edgeq.embed(bundle.path, platform=platform, output=tmp_path / "out").path
     for path, text in generated(folder).items():
         assert "\u202e" not in text, path
-        assert "49" not in re.findall(r"\D(49)\D", text), path  # a template in a template
+        assert path == RECORD or str(70 * 719) not in text, path  # a template in a template
         if Path(path).suffix in CODE:
             outside = CODE[Path(path).suffix].sub("", text)
             assert not re.search(r"\.exec\(|pwn\(\)|System\.exit|exit\(1\)|script>", outside), path
