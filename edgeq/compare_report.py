@@ -84,7 +84,8 @@ class CompareReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         errors = [result.exit_code for result in self.results if result.error is not None]
         if errors:
             return max(errors)
-        verdicts = {found.verdict.replace(" ", "-") for result in self.results if (found := result.difference)}
+        found = [result.difference for result in self.results]
+        verdicts = {one.verdict.replace(" ", "-") if one is not None else "cannot-tell" for one in found}
         return ContractError.exit_code if verdicts & fail_if else 0
 
     def to_json(self) -> bytes:

@@ -43,15 +43,18 @@ def _title(model: ComparedModel) -> str:
 def _show_device(console: Console, result: ComparedDevice) -> None:
     spelling = result.device.spelling
     found = result.difference
-    if result.error is not None or found is None:
-        console.print(f"[red]{escape(spelling)}[/]: {escape(result.error or result.why)}")
+    if result.error is not None:
+        console.print(f"[red]{escape(spelling)}[/]: {escape(result.error)}")
         if result.remedy:
             console.print(escape(f"  remedy: {result.remedy}"))
         return
-    console.print(f"[bold]{escape(spelling)}[/]: [{_STYLES[found.verdict]}]{escape(in_words(found))}[/]")
-    console.print(escape(f"  judged by {'CPU' if result.decided_by == 'cpu' else 'wall'} time: {result.why}"))
-    for line in other_measures(result.differences, result.decided_by):
-        console.print(escape(f"  {line}"))
+    if found is None:
+        console.print(f"[bold]{escape(spelling)}[/]: {escape(result.why)}")
+    else:
+        console.print(f"[bold]{escape(spelling)}[/]: [{_STYLES[found.verdict]}]{escape(in_words(found))}[/]")
+        console.print(escape(f"  judged by {'CPU' if result.decided_by == 'cpu' else 'wall'} time: {result.why}"))
+        for line in other_measures(result.differences, result.decided_by):
+            console.print(escape(f"  {line}"))
     console.print()
     table = result_table("", "A", "B", "")
     said = f"{result.runtime}, {result.threads} thread{'s' * (result.threads != 1)}"

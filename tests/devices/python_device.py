@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
 import onnxruntime as ort
 
 from edgeq.device_report import DeviceInfo
@@ -31,6 +32,7 @@ class PythonDevice:
     slow: Slow = lambda folder: 1.0
     runtime: str = "onnxruntime 1.32.0"
     model: str = "Board"
+    emulated: bool = False
     error: Exception | None = None
     jobs: list[Job] = field(default_factory=list)
 
@@ -38,7 +40,8 @@ class PythonDevice:
         return None
 
     def describe(self) -> DeviceInfo:
-        return DeviceInfo(spelling=self.spelling, kind="local", model=self.model, abi="linux-x86_64", cores=2)
+        facts = {"model": self.model, "abi": "linux-x86_64", "cores": 2, "emulated": self.emulated}
+        return msgspec.convert({"spelling": self.spelling, "kind": "local", **facts}, DeviceInfo)
 
     def run(self, job: Job, progress: Progress | None = None) -> Outcome:
         self.jobs.append(job)
@@ -61,8 +64,8 @@ class PythonDevice:
                         load_ms=1.0,
                         first_ms=2.0,
                         warmup_runs=3,
-                        wall_ms=times,
-                        cpu_ms=tuple(time / 2 for time in times),
+                        wall_ms=times if job.measure else (),
+                        cpu_ms=tuple(time / 2 for time in times) if job.measure else (),
                         nodes=profile_nodes(model, job.feeds[0], seconds=0) if job.profile else (),
                         outputs=tuple(_outputs(lanes[entry.name].session, feed) for feed in job.feeds),
                     )

@@ -129,6 +129,18 @@ def test_a_device_that_fails_does_not_hide_the_others(
     assert "local: B takes as long as A" in found.out
 
 
+def test_emulated_devices_give_outputs_and_no_verdict(device: PythonDevice, bundle: Path, slower: Path) -> None:
+    device.emulated = True
+    found = edgeq("compare", bundle, slower, "--fail-if", "slower")
+    assert found.code == 0
+    assert "local: emulated: its times say nothing of the real device" in found.out
+    assert [job.measure for job in device.jobs] == [False], "one process is enough for the outputs"
+    (result,) = compare(bundle, slower).results
+    assert (result.difference, result.a, result.differences) == (None, None, ())
+    assert result.agreement
+    assert edgeq("compare", bundle, slower, "--fail-if", "cannot-tell").code == 7
+
+
 def test_the_report_is_written(device: PythonDevice, bundle: Path, tmp_path: Path) -> None:
     found = edgeq("compare", bundle, bundle, "--report", tmp_path / "new" / "folder", "--json")
     written = (tmp_path / "new" / "folder" / "compare.json").read_bytes()

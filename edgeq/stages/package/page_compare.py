@@ -50,14 +50,10 @@ def _device(result: ComparedDevice) -> dict[str, Any]:
     found = result.difference
     times = nodes_page(result.nodes_b, result.nodes_a, names=("B", "A"))
     if found is None or result.error is not None:
-        return {
-            "result": result,
-            "tone": "bad",
-            "headline": "Failed",
-            "words": result.error or result.why,
-            "why": "",
-            "times": times,
-        }
+        told = {"tone": "bad", "headline": "Failed", "words": result.error}
+        if result.error is None:
+            told = {"tone": "plain", "headline": "No times to compare", "words": result.why}
+        return {"result": result, **told, "why": "", "times": times}
     return {
         "result": result,
         "tone": _TONES[found.verdict],
