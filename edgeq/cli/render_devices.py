@@ -45,7 +45,8 @@ def _problems(devices: Sequence[DeviceInfo]) -> dict[tuple[str, str | None], lis
 
 
 def _named(info: DeviceInfo) -> str:
-    return f"{info.spelling} ({info.model})" if info.model else info.spelling
+    """With the model, which a serial number does not tell."""
+    return f"{info.spelling} ({info.model})" if info.model and not info.emulated else info.spelling
 
 
 def _cores(info: DeviceInfo) -> str:

@@ -30,6 +30,7 @@ from edgeq.target import Provider
 __all__ = ["BrowserDevice", "find_browsers"]
 
 _PROVIDERS: dict[Backend, str] = {"wasm": "CPUExecutionProvider", "webgpu": "WebGpuExecutionProvider"}
+_TARGETS: dict[Backend, str] = {"wasm": "web", "webgpu": "web-gpu"}
 _ABOUT_S = 60.0
 _PROFILE = {"least": 5, "ms": 500, "most": 50}
 
@@ -161,7 +162,7 @@ class BrowserDevice:
     def _task(self, entry: Entry) -> Task:
         """The graph with the settings that were made for this provider; those for others mean nothing here."""
         name, made = _PROVIDERS[self.backend], entry.graph.provider
-        own = made_for(entry, name, self.spelling)
+        own = made_for(entry, name, self.spelling, _TARGETS[self.backend])
         provider = Provider(
             name=name,
             package="onnxruntime-web",
@@ -191,7 +192,7 @@ class BrowserDevice:
         notes = [f"floats of {entry.name} widened to 32 bits, as the GPU has no others" for entry in widened]
         if self.backend == "webgpu" and page.adapter is not None and page.adapter.software:
             notes.append(f"times and memory: n/a, as this machine's processor computes the GPU ({page.adapter.name})")
-        if answer.runtime_ms is not None:
+        if answer.runtime_ms is not None and len(job.entries) == 1:
             notes.append(f"onnxruntime-web itself took {answer.runtime_ms:.0f} ms to start, once per page")
         if answer.peak is not None and len(job.entries) == 1:
             notes.append(
@@ -209,7 +210,8 @@ class BrowserDevice:
         return ModelError(
             f"on {self.spelling}: {answer.reason or 'refused without a reason'}",
             where=str(entry.bundle.path / entry.graph.model) if entry else None,
-            remedy="see that onnxruntime-web knows every operator and type of the model, or package it for web",
+            remedy="see that onnxruntime-web knows every operator and type of the model, or package it for "
+            f"{_TARGETS[self.backend]}",
         )
 
 

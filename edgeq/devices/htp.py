@@ -93,7 +93,7 @@ class HtpDevice:
         return Outcome(info, found[0].version, tuple(runs), threads=1, notes=tuple(dict.fromkeys(notes)))
 
     def _task(self, entry: Entry, job: Job, profile: TargetProfile) -> Task:
-        own = made_for(entry, profile.provider.name, self.spelling)
+        own = made_for(entry, profile.provider.name, self.spelling, f"{_TARGET}@{self.chip.variant}")
         provider = entry.graph.provider if own else profile.provider
         chosen = {_chips(profile).option: self.chip.value}
         provider = msgspec.structs.replace(provider, options={**provider.options, **chosen})

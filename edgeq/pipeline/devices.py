@@ -202,7 +202,7 @@ def run_on_device(bundle: Bundle, device: Device, options: DeviceOptions) -> Dev
     first = bundle.manifest.main
     try:
         if why := device.missing():
-            return _failed(device, first, MissingProviderError(f"{device.spelling} cannot be used: {why}"))
+            return _failed(device, first, MissingProviderError(f"it cannot be used: {why}"))
         info = device.describe()
         try:
             return _run_graph(bundle, first, device, info, options)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,11 +18,12 @@ from edgeq.devices import browser as module
 from edgeq.devices.browser import BrowserDevice, find_browsers
 from edgeq.devices.registry import parse_device
 from edgeq.devices.web_profile import read_web_profile
-from edgeq.errors import ConfigError, ModelError, ProviderError
+from edgeq.errors import ConfigError, MissingProviderError, ModelError, ProviderError
 from edgeq.graph import load_model
 from edgeq.runtime import run_model
 from edgeq.sandbox.browser import missing_parts
 from edgeq.sandbox.process import DeadWorkerError
+from edgeq.target import load_target
 
 QUICK = {"min_runs": 6, "seconds": 0.05, "warmup_runs": 2, "warmup_s": 0.0, "timeout_s": 120.0}
 
@@ -156,6 +158,18 @@ def test_the_settings_of_another_provider_are_left_out(
         device.run(job_of(bundle, feeds))
     assert wasm.asked[0]["entries"][0]["provider"]["session"] == bundle.manifest.provider.session
     assert gpu.asked[0]["entries"][0]["provider"]["session"] == {}
+
+
+def test_a_graph_for_another_provider_is_refused_so_that_the_fallback_runs(
+    bundle: Bundle, feeds: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "open_browser", Page(GPU, RAN).open)
+    own = load_target("android-npu").provider
+    made = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, provider=own))
+    for backend, target in (("wasm", "web"), ("webgpu", "web-gpu")):
+        with pytest.raises(MissingProviderError, match=f"browser:{backend} has no QNNExecutionProvider") as caught:
+            BrowserDevice.parse(backend).run(job_of(made, feeds))
+        assert str(caught.value.remedy).endswith(f"package the model for {target}")
 
 
 def test_floats_are_widened_only_for_a_gpu_without_16_bits(
