@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgeq.devices.transport import Completed
 from edgeq.errors import ProviderError
+from edgeq.sandbox.process import end_workers
 
 __all__ = ["end_processes", "run_process", "tracked"]
 
@@ -67,7 +68,8 @@ def tracked(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def end_processes() -> None:
-    """Kill what other threads wait for: Ctrl-C comes to the main thread alone."""
+    """Kill what other threads wait for, workers of sandboxes too: Ctrl-C comes to the main thread alone."""
+    end_workers()
     with _lock:
         for process in _running:
             _end(process)

@@ -32,6 +32,7 @@ __all__ = [
     "WORKERS",
     "DeadWorkerError",
     "Worker",
+    "end_workers",
     "load_arrays",
     "python_command",
     "run_tasks",
@@ -41,6 +42,9 @@ __all__ = [
 WORKERS = Path(__file__).resolve().parent / "workers"
 """The folder of the worker scripts."""
 
+_running: set[Worker] = set()
+_lock = threading.Lock()
+
 _LONGEST_ANSWER = 64 * 2**20
 _KEPT_WORDS = 16 * 2**10
 
@@ -49,7 +53,7 @@ class DeadWorkerError(Exception):
     """A worker process ended, or was ended for taking too long; the text is its last words."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Worker:
     """One worker process at a time, started when it is needed.
 
@@ -93,6 +97,8 @@ class Worker:
     def stop(self) -> None:
         """End the process and all that it started; nothing is left behind."""
         process, self._process = self._process, None
+        with _lock:
+            _running.discard(self)
         if process is None:
             return
         _kill(process)
@@ -117,6 +123,8 @@ class Worker:
             )
         except OSError as error:
             raise _no_start(self.command, error.strerror or str(error)) from None
+        with _lock:
+            _running.add(self)
         self._answers, self._words = queue.Queue(), collections.deque()
         self._readers = [
             threading.Thread(target=_read_answers, args=(self._process.stdout, self._answers), daemon=True),
@@ -128,6 +136,12 @@ class Worker:
             self._wait(self.start_s)
         except DeadWorkerError as error:
             raise _no_start(self.command, str(error)) from None
+
+    def end(self) -> None:
+        """End the process from another thread; whoever waits for its answer gets DeadWorkerError."""
+        process = self._process
+        if process is not None:
+            _kill(process)
 
     def _wait(self, timeout_s: float) -> dict[str, Any]:
         try:
@@ -159,6 +173,13 @@ class Worker:
             name = signal.Signals(-code).name if -code in signal.Signals._value2member_map_ else f"signal {-code}"
             return f"the process was ended by {name}{_behind(words)}"
         return f"the process ended with exit code {code}{_behind(words)}"
+
+
+def end_workers() -> None:
+    """End the processes of all workers, whichever thread waits for them."""
+    with _lock:
+        for worker in _running:
+            worker.end()
 
 
 def _behind(words: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from edgeq.errors import ProviderError
 from edgeq.graph import save_model
 from edgeq.runtime import run_model
 from edgeq.sandbox import Task, find_sandbox
-from edgeq.sandbox.process import Worker, python_command, run_tasks
+from edgeq.sandbox.process import DeadWorkerError, Worker, end_workers, python_command, run_tasks
 from edgeq.target import Provider
 
 CPU = Provider(name="CPUExecutionProvider", package="onnxruntime", version="")
@@ -187,3 +188,13 @@ def test_a_worker_ends_when_its_host_is_gone() -> None:
     worker.stdin.close()
     assert worker.wait(timeout=60) == 0
     worker.stdout.close()
+
+
+def test_a_worker_can_be_ended_from_another_thread() -> None:
+    code = "import sys; print('{}', flush=True); sys.stdin.readline(); sys.stdin.read()"
+    with Worker([sys.executable, "-c", code]) as worker:
+        timer = threading.Timer(0.5, end_workers)
+        timer.start()
+        with pytest.raises(DeadWorkerError, match="SIGKILL"):
+            worker.ask({}, timeout_s=60)
+        timer.join()
