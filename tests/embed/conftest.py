@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from embed_models import MakeBundle, pass_through
+from embed_models import MakeBundle, MakePictureBundle, classifier, pass_through
 
 from edgeq.bundle import Bundle, Manifest, read_bundle
-from edgeq.recipe import Preprocess
+from edgeq.interface import ImageInput, Interface, LogitsOutput
+from edgeq.recipe import ImagePreprocess, Preprocess
 from edgeq.stages.package import write_bundle
 from edgeq.target import Provider
 
@@ -53,6 +54,42 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
             reference_outputs=[{f"{n} out": array for n, array in feed.items()} for feed in feeds],
             sqnr_db={f"{n} out": 30.0 for n in names},
             labels=labels,
+        )
+        return read_bundle(path)
+
+    return make
+
+
+@pytest.fixture
+def picture_bundle(tmp_path: Path) -> MakePictureBundle:
+    """Makes a bundle of a classifier of pictures."""
+
+    def make(steps: ImagePreprocess) -> Bundle:
+        path = tmp_path / "pictures"
+        path.mkdir()
+        model = classifier(steps)
+        channels = 1 if steps.color == "L" else 3
+        nchw = steps.layout == "NCHW"
+        shape = (1, channels, *steps.crop) if nchw else (1, *steps.crop, channels)
+        feed = {"image": np.random.default_rng(4).normal(size=shape).astype(np.float32)}
+        write_bundle(
+            path,
+            model=model,
+            manifest=Manifest(
+                edgeq="0.1.0",
+                name="tiny net",
+                target="linux-x64",
+                precision="w8a8",
+                provider=Provider(name="CPUExecutionProvider", package="onnxruntime", version=">=1.24"),
+                interface=Interface(
+                    inputs=(ImageInput(name="image", steps=steps),),
+                    outputs=(LogitsOutput(name="logits", classes=channels),),
+                ),
+            ),
+            sample_inputs=[feed],
+            reference_outputs=[{"logits": feed["image"].mean((2, 3) if nchw else (1, 2))}],
+            sqnr_db={"logits": 100.0},
+            labels=["blue", "green", "red"][:channels],
         )
         return read_bundle(path)
 

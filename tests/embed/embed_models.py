@@ -9,6 +9,7 @@ import msgspec
 import onnx_ir as ir
 
 from edgeq.bundle import Bundle, GraphEntry, file_entry, read_bundle
+from edgeq.recipe import ImagePreprocess
 from edgeq.target import Provider
 
 HOSTILE = (
@@ -37,7 +38,17 @@ HOSTILE = (
 )
 """Names of tensors; those that a language would take for the same or for a keyword are among them."""
 
+PREPARATIONS = (
+    ImagePreprocess(resize=12, crop=(8, 8), mean=(127.0, 120.0, 110.0), std=(128.0, 64.0, 32.0), color="BGR"),
+    ImagePreprocess(crop=(8, 6), stretch=True, interpolation="bilinear", layout="NHWC"),
+    ImagePreprocess(resize=9, crop=(8, 8), interpolation="lanczos", color="L", mean=(0.0,), std=(255.0,)),
+    ImagePreprocess(resize=9, crop=(8, 8), interpolation="nearest"),
+    ImagePreprocess(crop=(8, 8)),
+)
+"""Ways to prepare a picture: every filter, every order of channels, both layouts."""
+
 MakeBundle = Callable[..., Bundle]
+MakePictureBundle = Callable[[ImagePreprocess], Bundle]
 
 
 def pass_through(names: Sequence[str], dtype: ir.DataType, shape: Sequence[int | str | None]) -> ir.Model:
@@ -64,3 +75,18 @@ def with_fallback(bundle: Bundle) -> Bundle:
     manifest = msgspec.structs.replace(bundle.manifest, fallback=entry, files=files)
     (bundle.path / "manifest.json").write_bytes(manifest.to_json())
     return read_bundle(bundle.path)
+
+
+def classifier(steps: ImagePreprocess) -> ir.Model:
+    """As many logits as a picture after ``steps`` has channels: the mean of each."""
+    channels = 1 if steps.color == "L" else 3
+    nchw = steps.layout == "NCHW"
+    shape = ["batch", channels, *steps.crop] if nchw else ["batch", *steps.crop, channels]
+    image = ir.Value(name="image", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(shape))
+    first = [] if nchw else [ir.node("Transpose", [image], {"perm": [0, 3, 1, 2]}, name="channels first")]
+    pooled = ir.node("GlobalAveragePool", [first[0].outputs[0] if first else image], name="pool")
+    flat = ir.node("Flatten", [pooled.outputs[0]], name="flat")
+    logits = flat.outputs[0]
+    logits.name, logits.type, logits.shape = "logits", ir.TensorType(ir.DataType.FLOAT), ir.Shape(["batch", channels])
+    graph = ir.Graph([image], [logits], nodes=[*first, pooled, flat], opset_imports={"": 21}, name="g")
+    return ir.Model(graph, ir_version=10)

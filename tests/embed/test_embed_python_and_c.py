@@ -10,65 +10,28 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime
 import pytest
-from embed_models import HOSTILE, MakeBundle
+from embed_models import HOSTILE, MakeBundle, MakePictureBundle, classifier
 
 import edgeq
-from edgeq.bundle import Bundle, Manifest, read_bundle
-from edgeq.interface import ImageInput, Interface, LogitsOutput
+from edgeq.bundle import Bundle
 from edgeq.recipe import ImagePreprocess
 from edgeq.runtime import open_session, session_options
 from edgeq.stages.calibrate.images import ImageStore
-from edgeq.stages.package import write_bundle
-from edgeq.target import Provider
 
 STEPS = ImagePreprocess(resize=12, crop=(8, 8), mean=(127.0, 120.0, 110.0), std=(128.0, 64.0, 32.0), color="BGR")
 HEADERS = Path(edgeq.__file__).parent / "devices" / "runner" / "vendor"
 
 
-def classifier() -> ir.Model:
-    """Three logits: the mean of each channel of a picture ``[batch, 3, 8, 8]``."""
-    image = ir.Value(name="image", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["batch", 3, 8, 8]))
-    pooled = ir.node("GlobalAveragePool", [image], name="pool")
-    flat = ir.node("Flatten", [pooled.outputs[0]], name="flat")
-    logits = flat.outputs[0]
-    logits.name, logits.type, logits.shape = "logits", ir.TensorType(ir.DataType.FLOAT), ir.Shape(["batch", 3])
-    graph = ir.Graph([image], [logits], nodes=[pooled, flat], opset_imports={"": 21}, name="g")
-    return ir.Model(graph, ir_version=10)
-
-
 @pytest.fixture
-def pictures(tmp_path: Path) -> tuple[Bundle, Path]:
+def pictures(picture_bundle: MakePictureBundle, tmp_path: Path) -> tuple[Bundle, Path]:
     """A bundle that classifies pictures, and a picture."""
     from PIL import Image
 
     file = tmp_path / "picture.png"
     Image.fromarray(np.random.default_rng(3).integers(0, 255, (30, 19, 3), np.uint8)).save(file)
-    path = tmp_path / "bundle"
-    path.mkdir()
-    model = classifier()
-    feed = {"image": np.random.default_rng(4).normal(size=(1, 3, 8, 8)).astype(np.float32)}
-    write_bundle(
-        path,
-        model=model,
-        manifest=Manifest(
-            edgeq="0.1.0",
-            name="tiny net",
-            target="linux-x64",
-            precision="w8a8",
-            provider=Provider(name="CPUExecutionProvider", package="onnxruntime", version=">=1.24"),
-            interface=Interface(
-                inputs=(ImageInput(name="image", steps=STEPS),), outputs=(LogitsOutput(name="logits", classes=3),)
-            ),
-        ),
-        sample_inputs=[feed],
-        reference_outputs=[{"logits": feed["image"].mean((2, 3))}],
-        sqnr_db={"logits": 100.0},
-        labels=["blue", "green", "red"],
-    )
-    return read_bundle(path), file
+    return picture_bundle(STEPS), file
 
 
 def python(code: str, folder: Path) -> str:
@@ -90,7 +53,7 @@ print(*(f"{{p.label}} {{p.probability:.6f}}" for p in tiny_net.TinyNet(threads=1
     printed = python(code, folder)
     from edgeq.graph import input_infos
 
-    expected = ImageStore([file], STEPS, input_infos(classifier())).read([0])["image"]
+    expected = ImageStore([file], STEPS, input_infos(classifier(STEPS))).read([0])["image"]
     np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), expected)
     means = expected.mean((2, 3))[0].astype(np.float64)
     probabilities = np.exp(means) / np.exp(means).sum()

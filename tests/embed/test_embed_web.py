@@ -11,11 +11,14 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pytest
+from embed_models import HOSTILE, PREPARATIONS, MakeBundle, MakePictureBundle
 
 import edgeq
 from edgeq.bundle import read_bundle
+from edgeq.graph import input_infos, load_model
+from edgeq.recipe import ImagePreprocess
 from edgeq.runtime import open_session, session_options
-from edgeq.stages.calibrate.images import load_image
+from edgeq.stages.calibrate.images import ImageStore, load_image
 
 HERE = Path(__file__).parent
 PHOTOS = HERE.parents[1] / "calibration" / "photos"
@@ -115,6 +118,50 @@ console.log(JSON.stringify([tokens.ids, tokens.mask].map((array) => [...array].m
     for text, encoding, row in zip(texts, encodings, ids, strict=True):
         assert encoding.ids == row.tolist(), text
     np.testing.assert_array_equal(mask, [encoding.attention_mask for encoding in encodings])
+
+
+def compiled(bundle: Path, project: Path, projects: dict[str, tuple[Path, Path]]) -> Path:
+    """A project's modules, compiled with what another one has installed."""
+    folder = edgeq.embed(bundle, platform="web", output=project).path
+    (folder / "node_modules").symlink_to(projects["efficientnet-lite0"][1] / "node_modules")
+    npm(folder, "run", "build")
+    return folder / "dist"
+
+
+def test_hostile_names_compile(projects: dict[str, tuple[Path, Path]], make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(names=HOSTILE, name=HOSTILE[0], labels=["a*/b", "${x}", '"'], shape=("n", "m", 2))
+    assert (compiled(bundle.path, tmp_path / "out", projects) / "index.d.ts").exists()
+
+
+@pytest.mark.parametrize("steps", PREPARATIONS, ids=lambda steps: f"{steps.interpolation}-{steps.color}")
+def test_pictures_are_prepared_as_for_calibration(
+    steps: ImagePreprocess,
+    projects: dict[str, tuple[Path, Path]],
+    picture_bundle: MakePictureBundle,
+    tmp_path: Path,
+) -> None:
+    from PIL import Image
+
+    bundle = picture_bundle(steps)
+    module = (compiled(bundle.path, tmp_path / "out", projects) / "pictures.js").as_uri()
+    pixels = np.random.default_rng(1).integers(0, 256, (23, 31, 4), np.uint8)
+    pixels[..., 3] = 255
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "picture.png")
+    (tmp_path / "pixels.bin").write_bytes(pixels.tobytes())
+    script = f"""
+import {{ readFileSync, writeFileSync }} from "node:fs";
+globalThis.ImageData = class {{}};
+const {{ prepare }} = await import({json.dumps(module)});
+const data = new Uint8ClampedArray(readFileSync({json.dumps(str(tmp_path / "pixels.bin"))}));
+const picture = Object.assign(new ImageData(), {{ data, width: 31, height: 23 }});
+writeFileSync({json.dumps(str(tmp_path / "tensor.bin"))}, (await prepare(picture)).image);
+"""
+    (tmp_path / "run.mjs").write_text(script)
+    subprocess.run(["node", str(tmp_path / "run.mjs")], check=True)
+    infos = input_infos(load_model(bundle.model))
+    expected = ImageStore([tmp_path / "picture.png"], steps, infos).read([0])["image"]
+    found = np.frombuffer((tmp_path / "tensor.bin").read_bytes(), np.float32).reshape(expected.shape)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("size", [(37, 301), (640, 480), (256, 256), (1000, 300)], ids=str)

@@ -1,0 +1,110 @@
+"""The Swift package passes the compiler, with stand-ins for what only Apple's systems have.
+
+It needs a Swift compiler: `swiftc` on the path, or the command in EDGEQ_SWIFTC and in
+EDGEQ_SWIFT_RUN what runs programs of it. Debian has one from trixie on (swiftlang).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from embed_models import HOSTILE, PREPARATIONS, MakeBundle, MakePictureBundle
+
+import edgeq
+from edgeq.recipe import ImagePreprocess
+
+HERE = Path(__file__).parent
+STAND_INS = ("OnnxRuntimeBindings", "CoreGraphics")
+BUNDLE = "import Foundation\nextension Foundation.Bundle { static var module: Bundle { Bundle.main } }\n"
+"""What the package manager writes for a target with resources."""
+
+pytestmark = pytest.mark.slow
+
+
+def swiftc(*arguments: str | Path) -> None:
+    found = os.environ.get("EDGEQ_SWIFTC") or shutil.which("swiftc")
+    if not found:
+        pytest.skip("there is no Swift compiler: swiftc on the path, or the command in EDGEQ_SWIFTC")
+    command = [*shlex.split(found), "-swift-version", "5", *(str(argument) for argument in arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def check(project: Path, folder: Path) -> None:
+    """Compile the module and its tests, without a warning."""
+    folder.mkdir()
+    for name in STAND_INS:
+        swiftc(
+            "-emit-module", "-module-name", name, "-o", folder / f"{name}.swiftmodule", HERE / "swift" / f"{name}.swift"
+        )
+    (folder / "Bundle.swift").write_text(BUNDLE)
+    (sources,) = (project / "Sources").iterdir()
+    shared = ("-warnings-as-errors", "-I", folder)
+    module = (
+        "-enable-testing",
+        "-emit-module",
+        "-module-name",
+        sources.name,
+        "-o",
+        folder / f"{sources.name}.swiftmodule",
+    )
+    swiftc(*shared, *module, *sources.glob("*.swift"), folder / "Bundle.swift")
+    (tests,) = (project / "Tests").iterdir()
+    swiftc(*shared, "-typecheck", "-module-name", "Tests", *tests.glob("*.swift"), folder / "Bundle.swift")
+
+
+@pytest.mark.parametrize("dtype", [ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.UINT8], ids=str)
+def test_hostile_names_compile(dtype: ir.DataType, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(
+        names=HOSTILE, name=HOSTILE[0], labels=["a*/b", "${x}", '"', "\\(1)"], dtype=dtype, shape=("n", 4)
+    )
+    project = edgeq.embed(bundle.path, platform="ios", output=tmp_path / "out").path
+    check(project, tmp_path / "modules")
+
+
+def test_one_array_tells_the_sizes(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(names=("a", "b"), shape=("batch", "length", 2))
+    check(edgeq.embed(bundle.path, platform="ios", output=tmp_path / "out").path, tmp_path / "modules")
+
+
+MAIN = """
+import Foundation
+struct ModelError: Error {{ let description: String }}
+let data = [UInt8](try! Data(contentsOf: URL(fileURLWithPath: "{folder}/pixels.bin")))
+let tensor = try! Preparation.tensor(Pixels(data: data, width: {width}, height: {height}))
+try! tensor.withUnsafeBytes {{ Data($0) }}.write(to: URL(fileURLWithPath: "{folder}/tensor.bin"))
+"""
+
+
+@pytest.mark.parametrize("steps", PREPARATIONS, ids=lambda steps: f"{steps.interpolation}-{steps.color}")
+def test_pictures_are_prepared_as_for_calibration(
+    steps: ImagePreprocess, picture_bundle: MakePictureBundle, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    from edgeq.graph import input_infos, load_model
+    from edgeq.stages.calibrate.images import ImageStore
+
+    bundle = picture_bundle(steps)
+    project = edgeq.embed(bundle.path, platform="ios", output=tmp_path / "out").path
+    check(project, tmp_path / "modules")
+    pixels = np.random.default_rng(1).integers(0, 256, (23, 31, 4), np.uint8)
+    pixels[..., 3] = 255
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "picture.png")
+    (tmp_path / "pixels.bin").write_bytes(pixels.tobytes())
+    (tmp_path / "main.swift").write_text(MAIN.format(folder=tmp_path, width=31, height=23))
+    (preparation,) = project.rglob("Preparation.swift")
+    swiftc("-O", "-o", tmp_path / "prepare", preparation, tmp_path / "main.swift")
+    runner = shlex.split(os.environ.get("EDGEQ_SWIFT_RUN", ""))
+    subprocess.run([*runner, str(tmp_path / "prepare")], check=True)
+    infos = input_infos(load_model(bundle.model))
+    expected = ImageStore([tmp_path / "picture.png"], steps, infos).read([0])[infos[0].name]
+    found = np.frombuffer((tmp_path / "tensor.bin").read_bytes(), np.float32).reshape(expected.shape)
+    np.testing.assert_array_equal(found, expected)
