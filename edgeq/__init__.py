@@ -20,6 +20,7 @@ _LAZY: dict[str, str] = {
     "ContractError": "edgeq.errors",
     "EdgeqError": "edgeq.errors",
     "GateError": "edgeq.errors",
+    "compare": "edgeq.api",
     "embed": "edgeq.api",
     "export": "edgeq.api",
     "load_recipe": "edgeq.recipe",
@@ -31,7 +32,7 @@ _LAZY: dict[str, str] = {
 }
 
 if TYPE_CHECKING:
-    from edgeq.api import embed, export, run, run_on_devices
+    from edgeq.api import compare, embed, export, run, run_on_devices
     from edgeq.bundle import read_bundle
     from edgeq.errors import ContractError, EdgeqError, GateError
     from edgeq.recipe import load_recipe
@@ -42,6 +43,7 @@ __all__ = [
     "EdgeqError",
     "GateError",
     "__version__",
+    "compare",
     "embed",
     "export",
     "load_recipe",

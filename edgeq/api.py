@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgeq.request import Data, Exported, Limits, parse_bytes, parse_wrap
 
 if TYPE_CHECKING:
+    from edgeq.compare_report import CompareReport
     from edgeq.device_report import DeviceReport
     from edgeq.embedding import Embedded
     from edgeq.progress import Progress
     from edgeq.report import Report
 
-__all__ = ["embed", "export", "run", "run_on_devices"]
+__all__ = ["compare", "embed", "export", "run", "run_on_devices"]
 
 
 def export(
@@ -327,3 +328,59 @@ def run_on_devices(
         baseline=baseline,
         progress=progress,
     )
+
+
+def compare(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    devices: Sequence[str] = ("local",),
+    *,
+    threads: int = 1,
+    sessions: int = 8,
+    seconds: float = 1.0,
+    min_difference: float = 0.02,
+    by: Literal["wall", "cpu"] | None = None,
+    fix: Mapping[str, int] | None = None,
+    trust_provider: bool = False,
+    progress: Progress | None = None,
+) -> CompareReport:
+    """Say whether ``b`` is faster or slower than ``a``, or that it cannot be told; see ``docs/latency.md``.
+
+    Args:
+        a: A bundle's folder or an ``.onnx`` file.
+        b: Another one with the same inputs.
+        devices: Such as ``"local"``; see ``docs/devices.md``.
+        threads: Intra-op threads, 0 for all cores.
+        sessions: Processes in which both take turns, half of which load ``b`` first.
+        seconds: How long each runs in a process.
+        min_difference: The least difference that matters: 0.02 for 2 %.
+        by: The time that decides; default: CPU time with one thread on a CPU, else wall time.
+        fix: Sizes of dynamic dimensions by name, for ``.onnx`` files.
+        trust_provider: Load what a manifest names as its provider, though no target of edgeq does.
+        progress: Told of every process.
+
+    Returns:
+        One result per device; ``difference`` holds ratio, interval and verdict, ``error`` says what failed.
+
+    Raises:
+        ConfigError: neither bundle nor model, other inputs, or no such kind of device.
+        ModelError: an ``.onnx`` file does not load.
+        ValidationError: a file of a bundle was changed.
+
+    Example:
+        >>> edgeq.compare("model-old", "model-new").results[0].difference.verdict
+    """
+    from edgeq.devices.registry import parse_device
+    from edgeq.pipeline.comparing import Effort
+    from edgeq.pipeline.comparing import compare as carry_out
+
+    effort = Effort(
+        sessions=sessions,
+        seconds=seconds,
+        threads=threads,
+        min_difference=min_difference,
+        by=by,
+        sizes=dict(fix or {}),
+    )
+    chosen = [parse_device(name) for name in devices]
+    return carry_out(a, b, chosen, effort, trust_provider=trust_provider, progress=progress)

@@ -65,6 +65,11 @@ def test_five_percent_are_told_from_noise() -> None:
     assert faster["faster"] >= 195
 
 
+def test_turns_that_were_interrupted_do_not_count() -> None:
+    a, b = [10.0, 10.0, 10.0, 30.0, 500.0], [10.5, 10.5, 31.5, 31.5, 10.5]
+    assert compare_sessions([Session(a, b)]).ratio == 1.05, "neither means nor medians of each would give it"
+
+
 def test_the_order_of_loading_cancels() -> None:
     sessions = [Session([10.0] * 5, [10.0 * (0.97 if first else 1 / 0.97)] * 5, first) for first in (True, False) * 3]
     found = compare_sessions(sessions)

@@ -24,6 +24,7 @@ def test_the_public_names() -> None:
         "EdgeqError",
         "GateError",
         "__version__",
+        "compare",
         "embed",
         "export",
         "load_recipe",
@@ -52,7 +53,11 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["embed", "export", "run", "run_on_devices", "load_target", "load_recipe", "read_bundle", "target_names"]
+    "name",
+    [
+        *("compare", "embed", "export", "run", "run_on_devices"),
+        *("load_target", "load_recipe", "read_bundle", "target_names"),
+    ],
 )
 def test_every_function_is_documented_and_typed(name: str) -> None:
     function = getattr(edgeq, name)
@@ -64,7 +69,7 @@ def test_every_function_is_documented_and_typed(name: str) -> None:
         assert parameter.kind is not inspect.Parameter.VAR_KEYWORD
 
 
-@pytest.mark.parametrize("name", ["embed", "export", "run"])
+@pytest.mark.parametrize("name", ["compare", "embed", "export", "run"])
 def test_every_argument_is_explained(name: str) -> None:
     function = getattr(edgeq, name)
     for parameter in inspect.signature(function).parameters:

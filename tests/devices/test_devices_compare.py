@@ -83,6 +83,14 @@ def test_the_same_model_twice(device: PythonDevice, bundle: Path) -> None:
     assert report.a.primary in {metric.name for metric in report.a.metrics}
 
 
+def test_the_python_function_says_the_same(device: PythonDevice, bundle: Path, slower: Path) -> None:
+    from edgeq import compare as function
+
+    report = function(bundle, slower, sessions=4)
+    assert report.results[0].difference.verdict == "slower"
+    assert len(device.jobs) == 4
+
+
 def test_what_decides(device: PythonDevice, bundle: Path) -> None:
     assert compare(bundle, bundle).results[0].decided_by == "cpu"
     assert compare(bundle, bundle, "--threads", "2").results[0].decided_by == "wall"
