@@ -13,11 +13,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeq.devices.programs import find_runner
+from edgeq.errors import ProviderError
 from edgeq.sandbox import find_sandbox
 from edgeq.sandbox.debian import extract, fetch_packages, suite_of_this_machine
 from edgeq.sandbox.environments import installed_folder, installing, sandbox_folder
 
-__all__ = ["PhoneParts", "install", "phone_parts", "sshd_folder", "why_no_phone", "why_no_sshd"]
+__all__ = ["PhoneParts", "install", "phone_parts", "sshd_folder", "why_no_phone", "why_no_runner", "why_no_sshd"]
 
 FIRST_SUITE_WITH_ADBD = "trixie"
 ADBD, SSHD = "adbd", "sshd"
@@ -102,6 +104,16 @@ def install() -> None:
         find_sandbox("arm64").install(Silent())
 
 
+def why_no_runner() -> str | None:
+    """Why there is no runner for the phone's processor, with what to do."""
+    try:
+        find_runner("linux-aarch64")
+    except ProviderError as error:
+        return f"{error.what}: {error.remedy}"
+    return None
+
+
 if __name__ == "__main__":
     install()
-    print(*[f"{name}: {why() or 'ready'}" for name, why in (("phone", why_no_phone), ("sshd", why_no_sshd))], sep="\n")  # noqa: T201
+    for name, why in (("phone", why_no_phone()), ("its runner", why_no_runner()), ("board", why_no_sshd())):
+        print(f"{name}: {why or 'ready'}")  # noqa: T201

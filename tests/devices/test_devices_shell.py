@@ -68,6 +68,12 @@ def test_a_command_that_a_signal_ended_has_a_negative_code(client: list[str]) ->
     assert done.code == -signal.SIGKILL
 
 
+def test_exit_codes_that_no_signal_has_are_kept() -> None:
+    done = attempt(["setsid", "--wait", "sh", "-c"], "exit 255").completed
+    assert done is not None
+    assert done.code == 255
+
+
 def test_output_without_a_last_newline_is_kept_as_it_is(client: list[str]) -> None:
     done = attempt(client, "printf word").completed
     assert done is not None
@@ -75,14 +81,15 @@ def test_output_without_a_last_newline_is_kept_as_it_is(client: list[str]) -> No
 
 
 def test_what_takes_too_long_is_ended_with_its_children(client: list[str], tmp_path: Path) -> None:
-    found = attempt(client, FAMILY.format(tmp_path), timeout_s=1.5)
+    found = attempt(client, FAMILY.format(tmp_path), timeout_s=0.7)
     assert found.completed is None
     assert found.code is None
     assert all_end(tmp_path, 2)
 
 
-def test_what_runs_ends_when_the_host_dies(client: list[str], tmp_path: Path) -> None:
+def test_what_runs_ends_when_the_host_dies(tmp_path: Path) -> None:
     """Even by SIGKILL, when nothing here can clean up."""
+    client = ["setsid", "--wait", "sh", "-c"]
     script = watched(["sh", "-c", FAMILY.format(tmp_path)])
     code = f"from edgeq.devices.shell import run_watched; run_watched({client!r}, {script!r}, timeout_s=60)"
     host = subprocess.Popen([sys.executable, "-c", code])
@@ -105,7 +112,7 @@ def test_a_client_that_breaks_off_has_not_run_the_command(tmp_path: Path) -> Non
 
 def test_a_shell_that_leads_no_group_ends_its_command_all_the_same(tmp_path: Path) -> None:
     """As under Dropbear, the server of small boards."""
-    found = attempt(["env", "sh", "-c"], f"echo $$ > {tmp_path}/own.pid; exec sleep 100", timeout_s=1)
+    found = attempt(["env", "sh", "-c"], f"echo $$ > {tmp_path}/own.pid; exec sleep 100", timeout_s=0.5)
     assert found.completed is None
     assert all_end(tmp_path, 1)
 
