@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
+import joblib
 import numpy as np
 import pytest
 from small_models import Chain, parse, quantized, samples, weights
 
+from edgeq.affine import fake_quantize
 from edgeq.metrics import sqnr_db
 from edgeq.runtime import run_model
 from edgeq.stages.insert import insert_qdq
-from edgeq.stages.mix import Group, activation_sources, measure, weight_sources
+from edgeq.stages.mix import Group, activation_sources, measure, sensitivity, weight_sources
 from edgeq.stages.mix.sensitivity import Effect
 
 NET = """g (float[1,3,8,8] x) => (float[1,6] y) {
@@ -45,6 +48,49 @@ def test_one_place_alone_is_what_a_model_with_it_alone_quantized_shows(chain: Ch
     pairs = [(run_model(chain.shaped, s)["y"], run_model(alone, s)["y"]) for s in chain.feed]
     expected = sqnr_db(np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs]))
     assert -10 * np.log10(found["weights", "c2"].noise) == pytest.approx(expected, abs=0.05)
+
+
+def test_trials_that_are_handed_out_carry_all_they_need(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The form in which they travel to a cluster, whose machines see no file of this one."""
+    handed = []
+
+    def run(function, items, **_):  # type: ignore[no-untyped-def]
+        handed.extend(items)
+        return [function(pickle.loads(pickle.dumps(item))) for item in items]
+
+    here = effects(chain)
+    monkeypatch.setattr(sensitivity, "cluster_named", lambda: True)
+    monkeypatch.setattr(sensitivity, "_SHARES", 3)
+    monkeypatch.setattr(sensitivity, "map_trials", run)
+    assert effects(chain) == here
+    assert len(handed) == 3
+    assert len(here) > 6
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_finds_the_same(chain: Chain) -> None:
+    distributed = pytest.importorskip("distributed")
+    here = effects(chain)
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.Client(cluster),
+        joblib.parallel_config("dask"),
+    ):
+        assert effects(chain) == here
+
+
+def test_the_runtime_adds_no_rounding_of_its_own() -> None:
+    """A DequantizeLinear in front of a MatMul becomes a product that rounds its activations, too, if it may."""
+    model = parse("g (float[1,64] x) => (float[1,64] y) { y = MatMul(x, w) }", w=weights(64, 64))
+    chain = quantized(model, feed=samples(model, 16))
+    (place,) = weight_sources(chain.plan, groups(chain))
+    (found,) = measure(chain.shaped, chain.plan, [place], chain.feed, insert=insert_qdq)
+    decision = next(d for d in place.decisions if d.role == "weight")
+    assert decision.qparams is not None
+    rounded = fake_quantize(weights(64, 64), decision.qparams)
+    pairs = [(sample["x"] @ weights(64, 64), sample["x"] @ rounded) for sample in chain.feed]
+    noise = sum(float(np.square(a - b).sum()) for a, b in pairs) / sum(float(np.square(a).sum()) for a, _ in pairs)
+    assert found.noise == pytest.approx(noise, rel=0.05)
 
 
 def test_tensors_that_share_a_scale_are_one_place(chain: Chain) -> None:
