@@ -6,7 +6,7 @@ The whole folder imports torch; the rest of edgeq imports it lazily.
 from __future__ import annotations
 
 from edgeq.torch_graph.fake_quant import LearnedScale, expand, fake_quantize
-from edgeq.torch_graph.fisher import Likelihood, Perturbation, fisher_scores, taylor_scores
+from edgeq.torch_graph.taylor import Likelihood, Perturbation, taylor_scores
 from edgeq.torch_graph.graph import TorchGraph, unsupported
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "TorchGraph",
     "expand",
     "fake_quantize",
-    "fisher_scores",
     "taylor_scores",
     "unsupported",
 ]

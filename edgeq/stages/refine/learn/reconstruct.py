@@ -87,7 +87,7 @@ def reconstruct(
             the scales of activations as they are.
         drop: that probability.
         fisher: for each output what its squared errors count, broadcast to one sample
-            (``edgeq.torch_graph.fisher.fisher_scores``); None: all alike. Not used layer by layer.
+            (the diagonal of the Fisher information, BRECQ's eq. 10); None: all alike. Not used layer by layer.
         masks: for each sample its tokens, bool ``[N, L]``, or None where all count: errors at padding do not count.
         settings: rates and what is learned at all, in place of the defaults for the width of the weights.
         frozen: tensors whose scale, rounding or bias must stay: activations that an earlier part has settled (and all
