@@ -163,7 +163,7 @@ def sensitivity_of(job: Job) -> Front:
     inputs = next(iter(job.feeds[0])) if job.feeds[0] is not None else job.source.example_inputs
     job = job.at_effort(0)
     found = study(job, scheme, job.quantize(scheme), gradients=True, inputs=inputs)
-    points = [_point(found, n, chosen, Counter()) for n, chosen in enumerate(_points(found, Limits()))]
+    points = [_point(found, n, chosen) for n, chosen in enumerate(_points(found, Limits()))]
     return Front(
         precision=scheme.name,
         measured=found.measured,
@@ -362,7 +362,7 @@ class _Search:
         """All points, those that promotions made at the end."""
         points = []
         for number, chosen in enumerate(self.points):
-            point = _point(self.found, number, chosen, self._counts(chosen))
+            point = _point(self.found, number, chosen)
             attempt = self.done.get(number)
             why = self.whys.get(number)
             if why is None and attempt is not best:
@@ -380,13 +380,11 @@ class _Search:
             return f"does not keep the limits: {attempt.verdict.lost}"
         return "a cheaper one does as well"
 
-    def _counts(self, chosen: Sequence[int]) -> Counter[str]:
-        units = zip(self.found.problem.units, self.found.groups, chosen, strict=True)
-        return Counter(unit.options[i].name for unit, group, i in units if group.head in self.found.integer)
 
-
-def _point(found: Study, number: int, chosen: tuple[int, ...], counts: Mapping[str, int]) -> FrontPoint:
+def _point(found: Study, number: int, chosen: tuple[int, ...]) -> FrontPoint:
     values = total(found.problem, chosen)
+    units = zip(found.problem.units, found.groups, chosen, strict=True)
+    counts = Counter(unit.options[i].name for unit, group, i in units if group.head in found.integer)
     return FrontPoint(
         number=number,
         formats=dict(sorted(counts.items())),

@@ -127,6 +127,7 @@ def test_the_ranking_is_by_gradients_where_torch_runs_the_graph(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     measured = sensitivity_of(job(tmp_path))
     assert (scored.method, measured.method) == ("taylor", "measured")
+    assert all(sum(point.formats.values()) == sum(scored.points[0].formats.values()) > 0 for point in scored.points)
     assert scored.sensitivity[0].group == measured.sensitivity[0].group == "c2"
     assert {row.group for row in scored.sensitivity} == {row.group for row in measured.sensitivity}
 
