@@ -336,6 +336,7 @@ def compare(
     devices: Sequence[str] = ("local",),
     *,
     threads: int = 1,
+    cores: str = "all",
     sessions: int = 8,
     seconds: float = 1.0,
     min_difference: float = 0.02,
@@ -351,6 +352,7 @@ def compare(
         b: Another one with the same inputs.
         devices: Such as ``"local"``; see ``docs/devices.md``.
         threads: Intra-op threads, 0 for all cores.
+        cores: ``"all"``, ``"big"``, ``"little"``, or numbers such as ``"0,4-7"``, where the device can pin.
         sessions: Processes in which both take turns, half of which load ``b`` first.
         seconds: How long each runs in a process.
         min_difference: The least difference that matters: 0.02 for 2 %.
@@ -378,6 +380,7 @@ def compare(
         sessions=sessions,
         seconds=seconds,
         threads=threads,
+        cores=cores,
         min_difference=min_difference,
         by=by,
         sizes=dict(fix or {}),

@@ -16,6 +16,7 @@ __all__ = ["compare_command"]
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option("--device", "-d", "devices", multiple=True, default=("local",), metavar="DEVICE", help="Repeatable.")
 @click.option("--threads", type=click.IntRange(min=0), default=1, show_default=True, help="0: all cores.")
+@click.option("--cores", default="all", show_default=True, metavar="CORES", help="all, big, little, or 0,4-7.")
 @click.option("--sessions", type=click.IntRange(min=4), default=8, show_default=True, help="Processes to run both in.")
 @click.option("--seconds", type=float, default=1.0, show_default=True, help="How long each runs in a process.")
 @click.option(
@@ -44,6 +45,7 @@ def compare_command(
     b: Path,
     devices: tuple[str, ...],
     threads: int,
+    cores: str,
     sessions: int,
     seconds: float,
     min_difference: str,
@@ -71,6 +73,7 @@ def compare_command(
         sessions=sessions,
         seconds=seconds,
         threads=threads,
+        cores=cores,
         min_difference=parse_percent(min_difference),
         by=None if by == "auto" else by,  # type: ignore[arg-type]
         sizes=parse_shapes(fix),

@@ -51,10 +51,10 @@ def compare(*arguments: str | Path) -> CompareReport:
 
 
 def test_both_orders_of_loading_are_run_as_often(device: PythonDevice, bundle: Path, slower: Path) -> None:
-    report = compare(bundle, slower, "--sessions", "6", "--seconds", "0.1")
+    report = compare(bundle, slower, "--sessions", "6", "--seconds", "0.1", "--cores", "big")
     first = [job.entries[0].name for job in device.jobs]
     assert first == ["A", "B"] * 3
-    assert {job.seconds for job in device.jobs} == {0.1}
+    assert {(job.seconds, job.cores) for job in device.jobs} == {(0.1, "big")}
     assert [job.profile for job in device.jobs] == [True] + [False] * 5, "nodes are timed once"
     assert [len(job.feeds) for job in device.jobs] == [4, 1, 1, 1, 1, 1], "outputs are asked for once"
     (result,) = report.results
