@@ -148,6 +148,26 @@ def test_layers_with_next_to_no_weights_keep_8_bits() -> None:
     assert rules == ["mse weight scale, 8 bits: few weights"]
 
 
+@pytest.mark.parametrize(("count", "bits"), [(3, 8), (4, 4)])
+def test_the_smallest_layers_keep_8_bits_while_they_hold_a_tenth_of_the_weights(count: int, bits: int) -> None:
+    """Layers of one size do so all or not at all: which of them matters most is not known."""
+    layers = [
+        ("wide", 8, 32),
+        *[(f"s{i}", 32, 32) for i in range(count)],
+        ("up", 32, 512),
+        ("down", 512, 32),
+        ("y", 32, 8),
+    ]
+    named = {f"w_{name}": weights(outputs, inputs, 1, 1) for name, inputs, outputs in layers}
+    sources = ["x", *[name for name, *_ in layers]]
+    body = " ".join(f"{name} = Conv({source}, w_{name})" for source, (name, *_) in zip(sources, layers, strict=False))
+    model = parse(f"g (float[1,8,8,8] x) => (float[1,8,8,8] y) {{ {body} }}", **named)
+    plan = quantized(model, "android-npu", "w4a8").plan
+    found = {d.tensor: d.qparams.spec.dtype.bits for d in plan if d.role == "weight" and d.qparams is not None}
+    assert {found[f"w_s{i}"] for i in range(count)} == {bits}
+    assert found["w_up"] == found["w_down"] == 4
+
+
 def test_a_weight_that_no_kernel_has_so_narrow_is_taken_in_8_bits_and_the_plan_says_so() -> None:
     text = "g (float[1,8,16] x) => (float y) { m = MatMul(x, k) y = LayerNormalization<axis=-1>(m, g, g) }"
     made = quantized(
