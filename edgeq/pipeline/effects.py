@@ -17,8 +17,8 @@ from edgeq.errors import ModelError
 from edgeq.graph import fingerprint
 from edgeq.output import atomic_file
 from edgeq.pipeline.job import Job
+from edgeq.pipeline.planning import runnable
 from edgeq.qtypes import QuantPlan
-from edgeq.stages.insert import insert_qdq
 from edgeq.stages.mix import Effect, Source, measure
 
 __all__ = ["check_samples", "effects_by_gradients", "measured_effects", "remember"]
@@ -62,7 +62,7 @@ def measured_effects(job: Job, shaped: ir.Model, plan: QuantPlan, sources: Seque
     samples = check_samples(job)
 
     def run() -> list[Effect]:
-        return measure(shaped, plan, sources, samples, insert=insert_qdq, progress=job.progress)
+        return measure(shaped, plan, sources, samples, insert=runnable, progress=job.progress)
 
     return remember(job.cache, "sensitivity", _digest(shaped, plan, sources, samples), list[Effect], run)
 

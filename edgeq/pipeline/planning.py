@@ -25,7 +25,7 @@ from edgeq.stages.refine import refine
 if TYPE_CHECKING:
     from edgeq.pipeline.job import Job
 
-__all__ = ["plan_model"]
+__all__ = ["plan_model", "runnable"]
 
 _MOST_SAMPLES = 128
 _MOST_BYTES = 1 << 29
@@ -62,7 +62,7 @@ def plan_model(job: Job, scheme: Scheme, formats: Formats | None) -> Planned:
         chosen,
         samples,
         target=job.target,
-        insert=_runnable,
+        insert=runnable,
         effort=job.effort,
         seed=job.data.seed or 0,
         cache=job.cache,
@@ -114,7 +114,7 @@ def _equalized(
         there = _chosen(job, found.model, layout_there, job.statistics(found.model, layout_there))
         there = _remembering(replace(there, notes=found.notes), job.forecast(shaped, layout))
         checks = samples[_CHECK - 1 :: _CHECK]
-        errors = _errors(shaped, [_runnable(*plain), _runnable(found.model, there)], checks)
+        errors = _errors(shaped, [runnable(*plain), runnable(found.model, there)], checks)
         if errors[1] < errors[0]:
             model, chosen = found.model, there
     return model, replace(chosen, trials=found.trials)
@@ -142,7 +142,7 @@ def _samples(job: Job, scheme: Scheme) -> list[Sample]:
     return samples
 
 
-def _runnable(model: ir.Model, plan: QuantPlan) -> ir.Model:
+def runnable(model: ir.Model, plan: QuantPlan) -> ir.Model:
     """The plan carried out, to be run here: ONNX Runtime dequantizes no 2-bit integers, so they take 4 bits each."""
     quantized = insert_qdq(model, plan)
     for value in quantized.graph.initializers.values():

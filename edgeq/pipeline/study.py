@@ -194,7 +194,7 @@ class _Study:
             for wanted in formats
             if wanted.floating
             or (wanted.dynamic and wanted.weight_bits == own.weight_bits)
-            or (wanted.weight_only and wanted.weight_bits == own.weight_bits)
+            or (wanted.weight_only and (wanted.weight_bits == own.weight_bits or self.narrow))
             or (
                 wanted.static_bits is not None
                 and wanted.static_bits >= (own.static_bits or 0)

@@ -14,8 +14,8 @@ from edgeq.graph import save_model
 from edgeq.pipeline import Job, export
 from edgeq.pipeline.choosing import best_attempt
 from edgeq.pipeline.judge import Attempt, attempt
-from edgeq.pipeline.mixing import _fast_and_small, sensitivity_of
-from edgeq.pipeline.study import Study
+from edgeq.pipeline.mixing import _fast_and_small, mix, sensitivity_of
+from edgeq.pipeline.study import Study, study
 from edgeq.qtypes import Scheme
 from edgeq.report import Report
 from edgeq.request import Data, Exported, Limits
@@ -199,3 +199,23 @@ def test_points_are_looked_for_with_less_effort(tmp_path: Path, monkeypatch: pyt
     assert sum(effort == 1 and mixed > 0 for effort, mixed in efforts) in (1, 2)
     assert sum(effort == 0 and mixed > 0 for effort, mixed in efforts) >= 1
     assert best.plan.trials, "what is handed over was refined"
+
+
+def test_where_it_is_too_large_fewer_bits_of_weights_alone_are_a_choice(tmp_path: Path) -> None:
+    """On a CPU no integer kernel has 4-bit weights, but products with float activations do."""
+    net = "g (float[1,8,256] x) => (float[1,8,256] y) { a = MatMul(x, w1) b = Tanh(a) y = MatMul(b, w2) }"
+    save_model(parse(net, w1=weights(256, 256), w2=weights(256, 256, seed=1)), tmp_path / "net.onnx")
+    rows = np.random.default_rng(3).standard_normal((16, 8, 256)).astype(np.float32)
+    one = Job(tmp_path / "net.onnx", "linux-x64@avx2", Data(rows), effort=0, measure=False)
+    scheme = Scheme.parse("w8a8")
+    made = one.quantize(scheme)
+    offered = {}
+    for narrow in (False, True):
+        units = study(one, scheme, made, narrow=narrow, inputs=one.sample).problem.units
+        offered[narrow] = {option.name for unit in units for option in unit.options}
+    assert "w4_b32" in offered[True] - offered[False]
+    start = attempt(one, scheme, Limits(max_size_bytes=115_000))
+    mixed = mix(one, start, Limits(max_size_bytes=115_000), attempt)
+    assert mixed.verdict.met
+    assert mixed.verdict.mixed > 0
+    assert mixed.verdict.size.quantized_bytes < 115_000 < start.verdict.size.quantized_bytes
