@@ -65,9 +65,10 @@ class Verdict:
 
     @property
     def acceptable(self) -> bool:
-        """The contract is met; where there is none, at least more of the signal than of noise is left."""
-        if self.contract is not None:
-            return self.contract.met
+        """The contract is met; where it says nothing of accuracy, at least more of the signal than of noise is left."""
+        clauses = self.contract.clauses if self.contract is not None else ()
+        if not self.met or any(clause.option in ("--max-drop", "--min-sqnr") for clause in clauses):
+            return self.met
         sqnr_db = output_sqnr_db(self.evaluation)
         return sqnr_db is None or sqnr_db >= SOUND_SQNR_DB
 

@@ -146,3 +146,14 @@ def test_size_does_not_depend_on_effort(job: Job, monkeypatch: pytest.MonkeyPatc
     script = Script(monkeypatch, {(name, 0): large(name.removesuffix("_b32")) for name in names}, None)
     choosing.best_attempt(job, Limits(max_size_bytes=4_000_000))
     assert script.asked == [*(f"{name}@0" for name in names), "mix of w8a8"]
+
+
+def test_a_limit_on_size_alone_does_not_buy_noise() -> None:
+    clause = Clause(option="--max-size", asked=9e6, measured=5e6, unit="bytes", met=True)
+    noise = Metric(name="SQNR", value=6.0, unit="dB", samples=128, source="128 pictures")
+    plain = verdict("w4", 40.0, 5, 1.0)
+    evaluation = replace(plain.evaluation, metrics=(*plain.evaluation.metrics, noise))
+    noisy = replace(plain, contract=Contract(clauses=(clause,), met=True), evaluation=evaluation)
+    assert noisy.met, "that is what was asked"
+    assert not noisy.acceptable, "but better ones are looked for"
+    assert not noisy.rank < replace(noisy, evaluation=plain.evaluation).rank
