@@ -95,7 +95,7 @@ def _resolution(attempt: Attempt) -> list[Finding]:
     count = "none" if allowed == 0 else f"only {allowed}"
     text = (
         f"--max-drop {asked:g} allows {count} of {metric.samples} samples to be lost, as one is {step:.2g} points of "
-        f"{metric.name}: which mix keeps it is partly chance"
+        f"{metric.name}: what keeps it is partly chance"
     )
     points = attempt.front.points if attempt.front is not None else ()
     nearly = [p for p in points if p.drop is not None and asked < p.drop <= asked + step + 1e-4 and not p.taken]
