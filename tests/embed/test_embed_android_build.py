@@ -27,6 +27,7 @@ from android_tools import (
 from embed_models import HOSTILE, MakeBundle
 
 import edgeq
+from edgeq.escape import kotlin_string
 from edgeq.graph import TensorInfo
 from edgeq.recipe import ImagePreprocess
 from edgeq.stages.calibrate.images import ImageStore
@@ -191,6 +192,49 @@ def test_the_reader_of_samples_reads_what_numpy_wrote(make_bundle: MakeBundle, t
     compile_kotlin([reader, main], jar)
     paths = os.pathsep.join(map(str, (jar, KOTLIN / "kotlin-stdlib.jar", RUNTIME_JAR)))
     assert run(["java", "-cp", paths, "MainKt", tmp_path]).split("\n")[:-1] == expected
+
+
+TEXTS = (
+    "Hello, world!",
+    "Crème brûlée costs 12.50€ at Łódź's café.",
+    "unaffordableness antidisestablishmentarianism",
+    "東京 is Tokyo; \u200bzero\u00a0width and tab\tand\r\nlines",
+    "ΣΊΣΥΦΟΣ İstanbul STRASSE ß ﬁne",
+    "[CLS] keep [SEP] these [MASK] tokens",
+    "emoji 👩‍👩‍👧 and ＡＢＣ （full-width）",  # noqa: RUF001
+    "x" * 101,
+    "word " * 300,
+    "",
+    "don't-stop_here #tags @names $5 <b>",
+)
+
+
+def test_texts_become_the_tokens_of_the_trained_tokenizer(tmp_path: Path) -> None:
+    """The Kotlin tokenizer against the library that the model was trained with, on this machine's Java."""
+    from tokenizers import Tokenizer
+
+    edgeq.export("example:minilm", target="android", output=tmp_path / "bundle", effort=0, measure=False)
+    module = edgeq.embed(tmp_path / "bundle", platform="android", output=tmp_path / "module").path
+    main = tmp_path / "Main.kt"
+    calls = "\n".join(f"    show(texts.encode({kotlin_string(text)}))" for text in TEXTS)
+    main.write_text(
+        'fun show(t: edgeq.minilm.Tokens) = println(t.ids.joinToString(" ") + " " + t.mask.sum())\n'
+        "fun main(arguments: Array<String>) {\n"
+        "    val texts = edgeq.minilm.Texts(java.io.File(arguments[0]).readLines())\n"
+        f"{calls}\n}}\n",
+        encoding="utf-8",
+    )
+    (source,) = module.rglob("Texts.kt")
+    compile_kotlin([source, main], tmp_path / "main.jar")
+    paths = os.pathsep.join(map(str, (tmp_path / "main.jar", KOTLIN / "kotlin-stdlib.jar", ANDROID_JAR)))
+    (vocabulary,) = module.rglob("vocabulary.txt")
+    shown = run(["java", "-cp", paths, "MainKt", vocabulary]).splitlines()
+    tokenizer = Tokenizer.from_file(str(tmp_path / "bundle" / "tokenizer.json"))
+    tokenizer.enable_truncation(128)
+    tokenizer.enable_padding(length=128)
+    for text, line in zip(TEXTS, shown, strict=True):
+        encoding = tokenizer.encode(text)
+        assert line == " ".join(map(str, [*encoding.ids, sum(encoding.attention_mask)])), text
 
 
 SETTINGS = {

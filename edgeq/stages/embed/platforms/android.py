@@ -14,12 +14,15 @@ from edgeq.stages.embed.platforms.android_meaning import PictureView, RankedView
 from edgeq.stages.embed.platforms.android_runtime import ABIS, COMPILE_SDK, GRADLE_PLUGIN, RUNTIME
 from edgeq.stages.embed.platforms.android_samples import bench_view, sample_files, sample_view
 from edgeq.stages.embed.platforms.android_size import PLAY_BASE_BYTES, size_rows
+from edgeq.stages.embed.platforms.android_text import TextView, text_view
 from edgeq.stages.embed.project import Platform, Project, ProjectFile, Request
 from edgeq.stages.embed.render import render_files
 
 __all__ = ["ANDROID"]
 
-_OWN_CLASSES = frozenset({"BenchActivity", "ModelFiles", "Npy", "OrtRuntime", "Pictures", "Plugin", "Tensors"})
+_OWN_CLASSES = frozenset(
+    {"BenchActivity", "ModelFiles", "Npy", "OrtRuntime", "Pictures", "Plugin", "Tensors", "Texts", "Tokens"}
+)
 _OWN_CLASSES |= {"Label", "Outputs", "Context", "Fp16Conversions", "IOException", "Log", "OnnxJavaType", "OnnxTensor"}
 _OWN_CLASSES |= {"OrtException", "OrtSession", "Bitmap"}
 """Classes that the generated code has or imports: the model's may not be called so."""
@@ -31,6 +34,7 @@ def _make(request: Request) -> Project:
     graphs = graph_views(request, slug)
     code = kotlin_code(request.signature, has_fallback=len(graphs) > 1)
     ranked, picture = ranked_view(request, code), picture_view(request, code)
+    text = text_view(request, code)
     asset_bytes = sum(graph.bytes for graph in graphs)
     packed = asset_bytes > PLAY_BASE_BYTES
     context: dict[str, Any] = {
@@ -47,7 +51,8 @@ def _make(request: Request) -> Project:
         "min_sdk": max(graph.provider.min_sdk for graph in graphs),
         "ranked": ranked,
         "picture": picture,
-        "imports": sorted(code.imports | (ranked.imports if ranked else set()) | _picture_imports(picture, ranked)),
+        "text": text,
+        "imports": sorted(code.imports | (ranked.imports if ranked else set()) | _more_imports(picture, ranked, text)),
         "labels": manifest.labels and f"edgeq/{slug}/{manifest.labels}",
         "runtime": RUNTIME,
         "abis": _abis(options.abis, graphs),
@@ -67,6 +72,8 @@ def _make(request: Request) -> Project:
         *sample_files(request.bundle, f"src/androidTest/assets/edgeq/{slug}/samples"),
         *_operators(graphs),
     ]
+    if text is not None:
+        files.append(ProjectFile(f"src/main/assets/edgeq/{slug}/vocabulary.txt", text.vocabulary.encode()))
     return Project(tuple(files), sizes=context["sizes"], notes=_notes(context), next=_next(context))
 
 
@@ -88,6 +95,8 @@ def _templates(context: Mapping[str, Any]) -> dict[str, str]:
     }
     if context["picture"]:
         found[f"{main}/Pictures.kt"] = "Pictures.kt.jinja"
+    if context["text"]:
+        found[f"{main}/Texts.kt"] = "Texts.kt.jinja"
     if context["plugin"]:
         found[f"{main}/Plugin.kt"] = "Plugin.kt.jinja"
     if context["samples"]:
@@ -102,8 +111,10 @@ def _templates(context: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _picture_imports(picture: PictureView | None, ranked: RankedView | None) -> frozenset[str]:
-    return picture.imports if picture is not None and ranked is not None else frozenset()
+def _more_imports(picture: PictureView | None, ranked: RankedView | None, text: TextView | None) -> frozenset[str]:
+    """What `classify` and `embed` import in the class of the model."""
+    found = picture.imports if picture is not None and ranked is not None else frozenset()
+    return found | ({"kotlin.math.sqrt"} if text is not None else frozenset())
 
 
 def _assets(request: Request, slug: str, graphs: Sequence[GraphView], pack: str) -> list[ProjectFile]:
