@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import zipfile
 from pathlib import Path
 
@@ -104,7 +105,10 @@ def test_an_aar_is_made_without_gradle(example: Path, tmp_path: Path) -> None:
     output = tmp_path / "model.aar"
     environment = {"ANDROID_JAR": ANDROID_JAR, "ORT_AAR": AAR, "KOTLIN_STDLIB": KOTLIN / "kotlin-stdlib.jar"}
     texts = {name: str(path) for name, path in environment.items()}
-    run(["sh", example / "make-aar.sh", output], **texts, KOTLINC=" ".join(kotlinc()))
+    compiler = tmp_path / "kotlinc"
+    compiler.write_text(f'#!/bin/sh\nexec {shlex.join(kotlinc())} "$@"\n', encoding="utf-8")
+    compiler.chmod(0o755)
+    run(["sh", example / "make-aar.sh", output], **texts, KOTLINC=str(compiler))
     with zipfile.ZipFile(output) as aar:
         names = set(aar.namelist())
         assert {"AndroidManifest.xml", "R.txt", "classes.jar", "proguard.txt"} <= names
@@ -218,7 +222,7 @@ def test_texts_become_the_tokens_of_the_trained_tokenizer(tmp_path: Path) -> Non
     main = tmp_path / "Main.kt"
     calls = "\n".join(f"    show(texts.encode({kotlin_string(text)}))" for text in TEXTS)
     main.write_text(
-        'fun show(t: edgeq.minilm.Tokens) = println(t.ids.joinToString(" ") + " " + t.mask.sum())\n'
+        'internal fun show(t: edgeq.minilm.Tokens) = println(t.ids.joinToString(" ") + " " + t.mask.sum())\n'
         "fun main(arguments: Array<String>) {\n"
         "    val texts = edgeq.minilm.Texts(java.io.File(arguments[0]).readLines())\n"
         f"{calls}\n}}\n",
