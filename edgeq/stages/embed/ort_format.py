@@ -7,6 +7,7 @@ ONNX Runtime takes. It suits the version that wrote it and later ones, not earli
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ def convert_to_ort(model: Path, session: Mapping[str, str], scratch: Path, *, sh
             remedy="use --format onnx",
         ) from None
     config = goal.with_name("operators.config")
+    logging.getLogger("ort_format_model.utils").setLevel(logging.WARNING)  # it tells each run of a temporary file
     create_config_from_models([goal], config, enable_type_reduction=True)
     lines = [line for line in config.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     seed = "\n".join([sha256, ort.__version__, *(f"{key}={value}" for key, value in sorted(session.items()))])
