@@ -252,10 +252,18 @@ def test_packages_that_android_cannot_have_are_refused(package: str, make_bundle
 
 
 def test_a_class_of_the_runtime_is_no_name_for_the_model(make_bundle: MakeBundle, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="has a class 'OrtSession' already"):
+    with pytest.raises(ConfigError, match="'OrtSession' cannot be the name of the class"):
         edgeq.embed(make_bundle().path, platform="android", output=tmp_path / "out", name="OrtSession")
     found = edgeq.embed(make_bundle("b", name="ort session").path, platform="android", output=tmp_path / "b2").path
     assert "OrtSessionModel.kt" in texts(found)
+
+
+def test_converting_logs_nothing_of_scratch_folders(
+    make_bundle: MakeBundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("DEBUG"):
+        edgeq.embed(make_bundle().path, platform="android", output=tmp_path / "out")
+    assert not [record for record in caplog.records if record.levelname == "INFO"]
 
 
 # -- texts

@@ -119,6 +119,20 @@ def test_an_option_of_another_platform_is_an_error(platform: str, make_bundle: M
     assert not (tmp_path / "out").exists()
 
 
+@every_platform
+@pytest.mark.parametrize("name", ["return", "Outputs"])
+def test_a_chosen_name_is_no_keyword_and_no_class_of_the_generated_code(
+    platform: str, name: str, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    bundle = make_bundle()
+    if platform == "c":  # has no classes: the name is a prefix
+        edgeq.embed(bundle.path, platform=platform, output=tmp_path / "project", name=name)
+        return
+    with pytest.raises(ConfigError, match=f"'{name}'"):
+        edgeq.embed(bundle.path, platform=platform, output=tmp_path / "project", name=name)
+    assert not (tmp_path / "project").exists()
+
+
 def test_a_provider_that_the_platform_lacks_is_an_error(make_bundle: MakeBundle, tmp_path: Path) -> None:
     provider = Provider(name="TensorrtExecutionProvider", package="onnxruntime-gpu", version=">=1.24")
     with pytest.raises(ConfigError, match="does not exist on Android"):

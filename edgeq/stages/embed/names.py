@@ -7,7 +7,22 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-__all__ = ["KOTLIN", "PYTHON", "SWIFT", "TYPESCRIPT", "C", "Language", "camel", "constant", "pascal", "snake", "words"]
+from edgeq.errors import ConfigError
+
+__all__ = [
+    "KOTLIN",
+    "PYTHON",
+    "SWIFT",
+    "TYPESCRIPT",
+    "C",
+    "Language",
+    "camel",
+    "constant",
+    "pascal",
+    "slug",
+    "snake",
+    "words",
+]
 
 _LONGEST = 48
 """Characters of an identifier; a model may have names of thousands."""
@@ -42,6 +57,11 @@ def constant(parts: tuple[str, ...]) -> str:
     return "_".join(parts).upper()
 
 
+def slug(name: str) -> str:
+    """``last-hidden-state``, for names of packages and folders."""
+    return "-".join(words(name))[:_LONGEST].rstrip("-") or "model"
+
+
 @dataclass(frozen=True)
 class Language:
     """A programming language: what no identifier may be called."""
@@ -74,6 +94,20 @@ class Language:
             taken.add(unique)
             found.append(unique)
         return tuple(found)
+
+    def class_name(self, model: str, chosen: str | None, reserved: Collection[str]) -> str:
+        """The name of a model's class: the one that was chosen, else one that follows from the model's.
+
+        Raises:
+            ConfigError: the language or the generated code (``reserved``) uses the chosen name already.
+        """
+        if chosen is not None and chosen in {*self.keywords, *reserved}:
+            raise ConfigError(
+                f"{chosen!r} cannot be the name of the class: {self.name} or the generated code uses it already",
+                where="--name",
+                remedy="choose another name",
+            )
+        return chosen or self.identifiers([model], pascal, "model", reserved)[0]
 
 
 def _keywords(text: str) -> frozenset[str]:

@@ -76,6 +76,30 @@ class Request:
         names = (name for name in self.bundle.manifest.files if name.startswith(f"{graph.model}."))
         return (graph.model, *sorted(names))
 
+    def graph_places(self, graph: GraphEntry, first: str = "") -> dict[str, str]:
+        """Where the files of a graph go among the assets, and which files of the bundle they are; the model first.
+
+        ``first`` is the folder of the bundle's first graph, such as ``"model/"``; its fallback has one of its own.
+        """
+        folder = first if graph == self.bundle.manifest.main else "fallback/"
+        return {f"{folder}{name.rpartition('/')[2]}": name for name in self.graph_files(graph)}
+
+    def assets(self, folder: str, samples: str, *, first: str = "") -> tuple[ProjectFile, ...]:
+        """The models, labels, tokenizer and licences in ``folder``, the sample tensors in ``samples``.
+
+        Both end in a slash or are empty; ``first`` is that of ``graph_places``.
+        """
+        manifest = self.bundle.manifest
+        places: dict[str, str] = {}
+        for graph in manifest.graphs:
+            places |= {f"{folder}{place}": name for place, name in self.graph_places(graph, first).items()}
+        beside = {"LICENSES.md", *manifest.interface.files, *([manifest.labels] if manifest.labels else [])}
+        places |= {f"{folder}{name}": name for name in sorted(beside) if name in manifest.files}
+        if manifest.samples is not None:
+            names = (*manifest.samples.inputs.values(), *manifest.samples.outputs.values())
+            places |= {f"{samples}{name}": name for name in names}
+        return tuple(ProjectFile(place, self.bundle.file(name)) for place, name in places.items())
+
 
 @dataclass(frozen=True)
 class Platform:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from edgeq.bundle import Bundle, TensorEntry
 from edgeq.errors import ConfigError
-from edgeq.escape import Foreign
+from edgeq.escape import Foreign, comment
 from edgeq.recipe import Preprocess
 
 __all__ = ["Signature", "Size", "Tensor", "read_signature"]
@@ -29,6 +29,11 @@ class Tensor:
     def dynamic(self) -> tuple[Foreign, ...]:
         """Names of the dynamic dimensions, in order."""
         return tuple(dim for dim in self.shape if isinstance(dim, str))
+
+    @property
+    def text(self) -> str:
+        """Such as ``float32[batch, 3, 224, 224]``, for comments."""
+        return f"{self.dtype}[{', '.join(comment(str(dim)) for dim in self.shape)}]"
 
     @property
     def fixed_size(self) -> int:

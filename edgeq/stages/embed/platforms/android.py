@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from edgeq.errors import ConfigError
-from edgeq.stages.embed.names import KOTLIN, pascal, snake, words
+from edgeq.stages.embed.names import KOTLIN, snake, words
 from edgeq.stages.embed.platforms.android_code import kotlin_code
 from edgeq.stages.embed.platforms.android_graphs import GraphView, graph_views
 from edgeq.stages.embed.platforms.android_meaning import PictureView, RankedView, picture_view, ranked_view
@@ -39,7 +39,7 @@ def _make(request: Request) -> Project:
     packed = asset_bytes > PLAY_BASE_BYTES
     context: dict[str, Any] = {
         "m": manifest,
-        "name": _name(manifest.name, options.name),
+        "name": KOTLIN.class_name(manifest.name, options.name, _OWN_CLASSES),
         "slug": slug,
         "package": _package(options.package or f"edgeq.{KOTLIN.identifiers([manifest.name], snake, 'model')[0]}"),
         "code": code,
@@ -136,14 +136,6 @@ def _operators(graphs: Sequence[GraphView]) -> list[ProjectFile]:
         for graph in graphs
         if graph.operators is not None
     ]
-
-
-def _name(model: str, chosen: str | None) -> str:
-    if chosen is not None and (chosen in _OWN_CLASSES or chosen in KOTLIN.keywords):
-        raise ConfigError(
-            f"the generated code has a class {chosen!r} already", where="--name", remedy="choose another name"
-        )
-    return chosen or KOTLIN.identifiers([model], pascal, "model", _OWN_CLASSES)[0]
 
 
 def _package(package: str) -> str:

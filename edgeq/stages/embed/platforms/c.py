@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgeq.bundle import GraphEntry
 from edgeq.errors import ConfigError
-from edgeq.escape import Foreign, comment
 from edgeq.interface import ImageInput, PixelInput
+from edgeq.stages.embed.code import Dialect
 from edgeq.stages.embed.meaning import read_meaning
 from edgeq.stages.embed.names import C, constant, pascal, snake, words
-from edgeq.stages.embed.project import Platform, Project, ProjectFile, Request
+from edgeq.stages.embed.project import Platform, Project, Request
 from edgeq.stages.embed.render import render_files
-from edgeq.stages.embed.signature import Size, Tensor
 
 __all__ = ["C_HEADER"]
 
+
+class CType(NamedTuple):
+    """C's name of a type, and the end of its name in ONNX Runtime's enumeration."""
+
+    c: str
+    ending: str
+
+    @property
+    def onnx(self) -> str:
+        return f"ONNX_TENSOR_ELEMENT_DATA_TYPE_{self.ending}"
+
+
 _TYPES = {
-    "float32": ("float", "FLOAT"),
-    "float16": ("uint16_t", "FLOAT16"),
-    "float64": ("double", "DOUBLE"),
-    "int64": ("int64_t", "INT64"),
-    "int32": ("int32_t", "INT32"),
-    "int16": ("int16_t", "INT16"),
-    "int8": ("int8_t", "INT8"),
-    "uint64": ("uint64_t", "UINT64"),
-    "uint32": ("uint32_t", "UINT32"),
-    "uint16": ("uint16_t", "UINT16"),
-    "uint8": ("uint8_t", "UINT8"),
-    "bool": ("uint8_t", "BOOL"),
+    "float32": CType("float", "FLOAT"),
+    "float16": CType("uint16_t", "FLOAT16"),
+    "float64": CType("double", "DOUBLE"),
+    "int64": CType("int64_t", "INT64"),
+    "int32": CType("int32_t", "INT32"),
+    "int16": CType("int16_t", "INT16"),
+    "int8": CType("int8_t", "INT8"),
+    "uint64": CType("uint64_t", "UINT64"),
+    "uint32": CType("uint32_t", "UINT32"),
+    "uint16": CType("uint16_t", "UINT16"),
+    "uint8": CType("uint8_t", "UINT8"),
+    "bool": CType("uint8_t", "BOOL"),
 }
-"""numpy's name of a type: C's, and the end of its name in ONNX Runtime's enumeration. 16-bit floats are bits."""
+"""By numpy's names; 16-bit floats are passed as their bits."""
+
+_C = Dialect(C, snake, "the C example", _TYPES, size="in.{}")
 
 _APPENDED = {
     "CPUExecutionProvider": None,
@@ -43,28 +56,6 @@ _APPENDED = {
     "XnnpackExecutionProvider": "XNNPACK",
 }
 """What SessionOptionsAppendExecutionProvider calls a provider; None: it is always there."""
-
-
-@dataclass(frozen=True)
-class TensorView:
-    """A tensor as templates see it; ``dims`` are expressions of its dimensions, for inputs."""
-
-    id: str
-    name: Foreign
-    c: str
-    onnx: str
-    rank: int
-    text: str
-    dims: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class SizeView:
-    """A dynamic dimension of the inputs: a member of the struct of inputs; ``default`` stands for 0."""
-
-    id: str
-    text: str
-    default: int | None
 
 
 @dataclass(frozen=True)
@@ -80,13 +71,7 @@ def _make(request: Request) -> Project:
     manifest, options = request.bundle.manifest, request.options
     prefix = C.identifiers([options.name or manifest.name], snake, "model")[0]
     graphs = tuple(_graph(request, graph) for graph in manifest.graphs)
-    meaning = read_meaning(manifest.interface)
-    signature = request.signature
-    sizes = C.identifiers((size.name for size in signature.sizes), snake, "size")
-    members = C.identifiers((tensor.name for tensor in signature.inputs), snake, "input", sizes)
-    results = C.identifiers((tensor.name for tensor in signature.outputs), snake, "output")
-    dims = {str(size.name): f"in.{id_}" for size, id_ in zip(signature.sizes, sizes, strict=True)}
-    outputs = tuple(_view(id_, tensor, {}) for id_, tensor in zip(results, signature.outputs, strict=True))
+    meaning, code = read_meaning(manifest.interface), _C.write(request.signature)
     context: dict[str, Any] = {
         "m": manifest,
         "p": prefix,
@@ -96,11 +81,11 @@ def _make(request: Request) -> Project:
         "meaning": meaning,
         "image": meaning.picture if isinstance(meaning.picture, ImageInput) else None,
         "pixels": meaning.picture if isinstance(meaning.picture, PixelInput) else None,
-        "inputs": tuple(_view(id_, tensor, dims) for id_, tensor in zip(members, signature.inputs, strict=True)),
-        "outputs": outputs,
-        "ids": {str(view.name): view.id for view in outputs},
-        "sizes": tuple(_size(id_, size) for id_, size in zip(sizes, signature.sizes, strict=True)),
-        "labels": signature.labels,
+        "inputs": code.inputs,
+        "outputs": code.outputs,
+        "sizes": code.sizes,
+        "ids": code.ids,
+        "labels": request.signature.labels,
         "fence": "`" * 3,
     }
     templates = {
@@ -112,9 +97,9 @@ def _make(request: Request) -> Project:
         "npy.h": "npy.h.jinja",
     }
     return Project(
-        (*render_files("c", templates, context), *_assets(request, graphs)),
+        (*render_files("c", templates, context), *request.assets("", "", first="model/")),
         notes=("ONNX Runtime's header and library are not part of it: README.md says where they come from",),
-        next=("make ORT=FOLDER_OF_ONNX_RUNTIME check",),
+        next=("in this folder: make ORT=FOLDER_OF_ONNX_RUNTIME check",),
     )
 
 
@@ -125,41 +110,7 @@ def _graph(request: Request, entry: GraphEntry) -> GraphView:
             where=entry.target,
             remedy=f"embed it as python, or make a package for one of {', '.join(_APPENDED)}",
         )
-    folder = "model" if entry.model == "model.onnx" else "fallback"
-    file = request.graph_files(entry)[0].rpartition("/")[2]
-    return GraphView(entry, f"{folder}/{file}", _APPENDED[entry.provider.name])
-
-
-def _view(id_: str, tensor: Tensor, dims: dict[str, str]) -> TensorView:
-    if tensor.dtype not in _TYPES:
-        raise ConfigError(
-            f"the C example cannot pass {tensor.dtype}, the type of {str(tensor.name)!r}",
-            remedy=f"give the model a Cast at that place; it can pass {', '.join(_TYPES)}",
-        )
-    c, onnx = _TYPES[tensor.dtype]
-    text = f"{tensor.dtype}[{', '.join(comment(str(dim)) for dim in tensor.shape)}]"
-    shape = tuple(str(dim) if isinstance(dim, int) else dims.get(str(dim), "-1") for dim in tensor.shape)
-    return TensorView(id_, tensor.name, c, f"ONNX_TENSOR_ELEMENT_DATA_TYPE_{onnx}", len(tensor.shape), text, shape)
-
-
-def _size(id_: str, size: Size) -> SizeView:
-    return SizeView(id_, comment(size.name), size.default)
-
-
-def _assets(request: Request, graphs: tuple[GraphView, ...]) -> list[ProjectFile]:
-    """The models with their weights, the samples, the tokenizer and the licences."""
-    bundle = request.bundle
-    manifest = bundle.manifest
-    places: dict[str, str] = {}
-    for graph in graphs:
-        folder = graph.model.partition("/")[0]
-        for name in request.graph_files(graph.entry):
-            places[f"{folder}/{name.rpartition('/')[2]}"] = name
-    places |= {name: name for name in ("LICENSES.md", *sorted(manifest.interface.files)) if name in manifest.files}
-    if manifest.samples is not None:
-        for name in (*manifest.samples.inputs.values(), *manifest.samples.outputs.values()):
-            places[name] = name
-    return [ProjectFile(place, bundle.file(name)) for place, name in places.items()]
+    return GraphView(entry, next(iter(request.graph_places(entry, "model/"))), _APPENDED[entry.provider.name])
 
 
 C_HEADER = Platform("c", "a single header for C and C++, with an example", frozenset({"name"}), _make)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeq.bundle import GraphEntry
-from edgeq.escape import Foreign, comment
+from edgeq.escape import Foreign
 from edgeq.interface import PixelInput
 from edgeq.stages.embed.meaning import Meaning, read_meaning
-from edgeq.stages.embed.names import PYTHON, Case, pascal, snake, words
+from edgeq.stages.embed.names import PYTHON, slug, snake
 from edgeq.stages.embed.project import Platform, Project, ProjectFile, Request
 from edgeq.stages.embed.render import render_files
 from edgeq.stages.embed.signature import Tensor
@@ -48,15 +48,14 @@ class GraphView:
 def _make(request: Request) -> Project:
     manifest, options = request.bundle.manifest, request.options
     module = PYTHON.identifiers([manifest.name], snake, "model")[0]
-    slug = "-".join(words(manifest.name))[:48].rstrip("-") or "model"
-    graphs = tuple(GraphView(graph, f"{_folder(graph)}{_base(request, graph)}") for graph in manifest.graphs)
+    graphs = tuple(GraphView(graph, next(iter(request.graph_places(graph)))) for graph in manifest.graphs)
     meaning = read_meaning(manifest.interface)
     outputs = _views(request.signature.outputs, "output")
     context: dict[str, Any] = {
         "m": manifest,
-        "name": options.name or PYTHON.identifiers([manifest.name], pascal, "Model", _OWN)[0],
+        "name": PYTHON.class_name(manifest.name, options.name, _OWN),
         "module": module,
-        "slug": slug,
+        "slug": slug(manifest.name),
         "graphs": graphs,
         "meaning": meaning,
         "inputs": _views(request.signature.inputs, "input"),
@@ -83,27 +82,15 @@ def _make(request: Request) -> Project:
         (
             *render_files("python", templates, context),
             ProjectFile(f"src/{module}/py.typed", b"# This package has type annotations (PEP 561).\n"),
-            *_assets(request, module, graphs),
+            *request.assets(f"src/{module}/assets/", "tests/"),
         ),
-        next=("pip install ./FOLDER, or build a wheel: pip wheel --no-deps ./FOLDER",),
+        next=("in this folder: pip install . (or make a wheel of it: pip wheel --no-deps .)",),
     )
 
 
 def _views(tensors: tuple[Tensor, ...], noun: str) -> tuple[TensorView, ...]:
-    case: Case = snake
-    ids = PYTHON.identifiers((tensor.name for tensor in tensors), case, noun, _LOCALS)
-    return tuple(
-        TensorView(id_, t.name, t.dtype, f"{t.dtype}[{', '.join(comment(str(dim)) for dim in t.shape)}]")
-        for id_, t in zip(ids, tensors, strict=True)
-    )
-
-
-def _folder(graph: GraphEntry) -> str:
-    return "" if graph.model == "model.onnx" else "fallback/"
-
-
-def _base(request: Request, graph: GraphEntry) -> str:
-    return request.graph_files(graph)[0].rpartition("/")[2]
+    ids = PYTHON.identifiers((tensor.name for tensor in tensors), snake, noun, _LOCALS)
+    return tuple(TensorView(id_, t.name, t.dtype, t.text) for id_, t in zip(ids, tensors, strict=True))
 
 
 def _requirements(graphs: tuple[GraphView, ...], meaning: Meaning) -> tuple[str, ...]:
@@ -117,22 +104,6 @@ def _requirements(graphs: tuple[GraphView, ...], meaning: Meaning) -> tuple[str,
     if meaning.tokens:
         found["tokenizers"] = "tokenizers>=0.20"
     return tuple(found[name] for name in sorted(found))
-
-
-def _assets(request: Request, module: str, graphs: tuple[GraphView, ...]) -> list[ProjectFile]:
-    """The models with their weights, labels, tokenizer and licences beside the code; the samples beside the test."""
-    bundle = request.bundle
-    manifest = bundle.manifest
-    places: dict[str, str] = {}
-    for graph in graphs:
-        for name in request.graph_files(graph.entry):
-            places[f"src/{module}/assets/{_folder(graph.entry)}{name.rpartition('/')[2]}"] = name
-    beside = {"LICENSES.md", *manifest.interface.files, *([manifest.labels] if manifest.labels else [])}
-    places |= {f"src/{module}/assets/{name}": name for name in sorted(beside) if name in manifest.files}
-    if manifest.samples is not None:
-        files = (*manifest.samples.inputs.values(), *manifest.samples.outputs.values())
-        places |= {f"tests/{name}": name for name in files}
-    return [ProjectFile(place, bundle.file(name)) for place, name in places.items()]
 
 
 PYTHON_MODULE = Platform("python", "a module that pip installs", frozenset({"name"}), _make)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgeq.bundle import GraphEntry
 from edgeq.errors import ConfigError
-from edgeq.escape import Foreign, comment
 from edgeq.interface import PixelInput
+from edgeq.stages.embed.code import Dialect
 from edgeq.stages.embed.meaning import Meaning, read_meaning
-from edgeq.stages.embed.names import TYPESCRIPT, camel, pascal, words
-from edgeq.stages.embed.project import Platform, Project, ProjectFile, Request
+from edgeq.stages.embed.names import TYPESCRIPT, camel, slug
+from edgeq.stages.embed.project import Platform, Project, Request
 from edgeq.stages.embed.render import render_files
-from edgeq.stages.embed.signature import Size, Tensor
 
 __all__ = ["WEB"]
 
@@ -23,51 +22,30 @@ _RUNTIME = "1.30.0"
 
 _TYPESCRIPT = "5.9.3"
 
+
+class ScriptType(NamedTuple):
+    """The array in JavaScript that holds a type, and ONNX Runtime's name of it."""
+
+    array: str
+    onnx: str
+
+
 _TYPES = {
-    "float32": ("Float32Array", "float32", ""),
-    "float64": ("Float64Array", "float64", ""),
-    "float16": ("Uint16Array", "float16", ""),
-    "int64": ("BigInt64Array", "int64", "n"),
-    "int32": ("Int32Array", "int32", ""),
-    "int16": ("Int16Array", "int16", ""),
-    "int8": ("Int8Array", "int8", ""),
-    "uint8": ("Uint8Array", "uint8", ""),
-    "bool": ("Uint8Array", "bool", ""),
+    "float32": ScriptType("Float32Array", "float32"),
+    "float64": ScriptType("Float64Array", "float64"),
+    "float16": ScriptType("Uint16Array", "float16"),
+    "int64": ScriptType("BigInt64Array", "int64"),
+    "int32": ScriptType("Int32Array", "int32"),
+    "int16": ScriptType("Int16Array", "int16"),
+    "int8": ScriptType("Int8Array", "int8"),
+    "uint8": ScriptType("Uint8Array", "uint8"),
+    "bool": ScriptType("Uint8Array", "bool"),
 }
-"""numpy's name of a type: the array in JavaScript, ONNX Runtime's name, the suffix of its numbers."""
 
 _PROVIDERS = {"CPUExecutionProvider": "wasm", "WebGpuExecutionProvider": "webgpu"}
 _OWN = ("Outputs", "Inputs", "Prediction", "LoadOptions", "Picture", "ort", "Tokenizer", "Tensor", "Session")
 _LOCALS = ("feeds", "found", "shape", "result", "session", "labels", "top", "picture", "texts", "options")
-
-
-@dataclass(frozen=True)
-class TensorView:
-    """A tensor as templates see it; ``dims`` are expressions of its dimensions and ``count`` of their product."""
-
-    id: str
-    name: Foreign
-    array: str
-    onnx: str
-    text: str
-    dims: tuple[str, ...] = ()
-
-    @property
-    def shape(self) -> str:
-        return f"[{', '.join(self.dims)}]"
-
-    @property
-    def count(self) -> str:
-        return " * ".join(self.dims) or "1"
-
-
-@dataclass(frozen=True)
-class SizeView:
-    """A dynamic dimension of the inputs: ``default`` is an expression for where it is not given, if there is one."""
-
-    id: str
-    text: str
-    default: str | None
+_SCRIPT = Dialect(TYPESCRIPT, camel, "onnxruntime-web", _TYPES, _LOCALS, length="inputs.{}.length")
 
 
 @dataclass(frozen=True)
@@ -82,13 +60,12 @@ class GraphView:
 
 def _make(request: Request) -> Project:
     manifest, options = request.bundle.manifest, request.options
-    slug = "-".join(words(manifest.name))[:48].rstrip("-") or "model"
     graphs = tuple(_graph(request, graph) for graph in manifest.graphs)
-    meaning = read_meaning(manifest.interface)
+    meaning, code = read_meaning(manifest.interface), _SCRIPT.write(request.signature)
     context: dict[str, Any] = {
         "m": manifest,
-        "name": options.name or TYPESCRIPT.identifiers([manifest.name], pascal, "Model", _OWN)[0],
-        "slug": slug,
+        "name": TYPESCRIPT.class_name(manifest.name, options.name, _OWN),
+        "slug": slug(manifest.name),
         "graphs": graphs,
         "gpu": any(graph.provider == "webgpu" for graph in graphs),
         "meaning": meaning,
@@ -99,10 +76,13 @@ def _make(request: Request) -> Project:
         "typescript": _TYPESCRIPT,
         "samples": manifest.samples,
         "fence": "`" * 3,
-        **_code(request),
+        "inputs": code.inputs,
+        "outputs": code.outputs,
+        "sizes": code.sizes,
+        "ids": code.ids,
     }
-    files = (*render_files("web", _templates(context), context), *_assets(request, graphs, bool(context["samples"])))
-    return Project(files, next=("npm install && npm run demo",))
+    files = (*render_files("web", _templates(context), context), *request.assets("assets/", "demo/"))
+    return Project(files, next=("in this folder: npm install && npm run demo",))
 
 
 def _templates(context: Mapping[str, Any]) -> dict[str, str]:
@@ -135,68 +115,13 @@ def _graph(request: Request, entry: GraphEntry) -> GraphView:
             where=entry.target,
             remedy="make a package for web or web-gpu",
         )
-    folder = "" if entry.model == "model.onnx" else "fallback/"
     manifest = request.bundle.manifest
     files = tuple(
-        (f"{folder}{name.rpartition('/')[2]}", manifest.files[name].sha256, manifest.files[name].bytes)
-        for name in request.graph_files(entry)
+        (place, manifest.files[name].sha256, manifest.files[name].bytes)
+        for place, name in request.graph_places(entry).items()
     )
     provider = _PROVIDERS[entry.provider.name]
     return GraphView(entry, files, provider, provider == "webgpu" and entry.precision.startswith("fp16"))
-
-
-def _code(request: Request) -> dict[str, Any]:
-    """The signature in TypeScript."""
-    signature = request.signature
-    sizes = TYPESCRIPT.identifiers((size.name for size in signature.sizes), camel, "size", _LOCALS)
-    inputs = TYPESCRIPT.identifiers((t.name for t in signature.inputs), camel, "input", (*_LOCALS, *sizes))
-    outputs = TYPESCRIPT.identifiers((t.name for t in signature.outputs), camel, "output", _LOCALS)
-    by_size = {str(size.name): id_ for size, id_ in zip(signature.sizes, sizes, strict=True)}
-    by_input = {str(tensor.name): id_ for tensor, id_ in zip(signature.inputs, inputs, strict=True)}
-    views = tuple(_view(id_, tensor, {}) for id_, tensor in zip(outputs, signature.outputs, strict=True))
-    return {
-        "inputs": tuple(_view(id_, t, by_size) for id_, t in zip(inputs, signature.inputs, strict=True)),
-        "outputs": views,
-        "ids": {str(view.name): view.id for view in views} | by_input,
-        "sizes": tuple(_size(size, by_size, by_input) for size in signature.sizes),
-    }
-
-
-def _view(id_: str, tensor: Tensor, sizes: Mapping[str, str]) -> TensorView:
-    if tensor.dtype not in _TYPES:
-        raise ConfigError(
-            f"onnxruntime-web cannot pass {tensor.dtype}, the type of {str(tensor.name)!r}",
-            remedy=f"give the model a Cast at that place; it can pass {', '.join(_TYPES)}",
-        )
-    array, onnx, _ = _TYPES[tensor.dtype]
-    text = f"{tensor.dtype}[{', '.join(comment(str(dim)) for dim in tensor.shape)}]"
-    dims = tuple(str(dim) if isinstance(dim, int) else sizes.get(str(dim), "-1") for dim in tensor.shape)
-    return TensorView(id_, tensor.name, array, onnx, text, dims)
-
-
-def _size(size: Size, sizes: Mapping[str, str], inputs: Mapping[str, str]) -> SizeView:
-    default = None if size.default is None else str(size.default)
-    if size.of is not None:
-        factors = [sizes[str(dim)] for dim in size.known]
-        factors += [str(size.of.fixed_size)] if size.of.fixed_size != 1 or not factors else []
-        default = f"inputs.{inputs[str(size.of.name)]}.length / ({' * '.join(factors)})"
-    return SizeView(sizes[str(size.name)], comment(size.name), default)
-
-
-def _assets(request: Request, graphs: tuple[GraphView, ...], samples: bool) -> list[ProjectFile]:
-    """The models, labels, tokenizer and licences that the package fetches; the samples for the demo page."""
-    bundle = request.bundle
-    manifest = bundle.manifest
-    places: dict[str, str] = {}
-    for graph in graphs:
-        names = request.graph_files(graph.entry)
-        places |= {f"assets/{place}": name for (place, _, _), name in zip(graph.files, names, strict=True)}
-    beside = {"LICENSES.md", *manifest.interface.files, *([manifest.labels] if manifest.labels else [])}
-    places |= {f"assets/{name}": name for name in sorted(beside) if name in manifest.files}
-    if samples and manifest.samples is not None:
-        files = (*manifest.samples.inputs.values(), *manifest.samples.outputs.values())
-        places |= {f"demo/{name}": name for name in files}
-    return [ProjectFile(place, bundle.file(name)) for place, name in places.items()]
 
 
 WEB = Platform("web", "an npm package in TypeScript, with a demo page", frozenset({"name"}), _make)
