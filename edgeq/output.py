@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgeq.errors import OutputError
 
-__all__ = ["atomic_file", "atomic_folder", "check_free"]
+__all__ = ["atomic_file", "atomic_folder", "check_free", "check_writable"]
 
 
 def check_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -29,6 +29,21 @@ def check_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> None
             where=str(path),
             remedy="give another --output, or remove it yourself",
         )
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Raise OutputError unless files may be put into ``folder``, or into what it would be made in: before the work."""
+    folder = Path(folder).absolute()
+    there = folder
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise OutputError(
+            f"nothing can be written to {there}: {error.strerror}",
+            where=str(folder),
+            remedy="give another place for the output",
+        ) from None
 
 
 @contextmanager

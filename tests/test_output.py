@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgeq.errors import OutputError
-from edgeq.output import atomic_file, atomic_folder, check_free
+from edgeq.output import atomic_file, atomic_folder, check_free, check_writable
 
 
 def listing(folder: Path) -> list[str]:
@@ -196,3 +196,20 @@ def test_a_full_disk_while_writing_a_file(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write the output: No space left"):
         fill(atomic_file(tmp_path / "f"), "half", FULL)
     assert listing(tmp_path) == []
+
+
+# -- asked for before the work
+
+
+def test_a_place_that_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "folder")
+    check_writable(tmp_path)
+    assert listing(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file" / "report"):
+        with pytest.raises(OutputError, match="nothing can be written") as caught:
+            check_writable(place)
+        assert caught.value.where == str(place)

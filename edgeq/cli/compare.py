@@ -66,6 +66,7 @@ def compare_command(
     """
     from edgeq.cli.progress import make_progress
     from edgeq.devices.registry import parse_device
+    from edgeq.output import check_writable
     from edgeq.pipeline.comparing import Effort, compare, write_comparison
     from edgeq.request import parse_percent, parse_shapes
 
@@ -80,6 +81,8 @@ def compare_command(
     )
     chosen = [parse_device(text) for text in devices]
     progress = make_progress(quiet=json_output)
+    if folder is not None:
+        check_writable(folder)
     report = compare(a, b, chosen, effort, trust_provider=trust_provider, progress=progress)
     if folder is not None:
         write_comparison(folder, report)

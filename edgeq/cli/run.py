@@ -109,6 +109,7 @@ def _run_on_devices(
     """
     from edgeq.errors import ConfigError
     from edgeq.junit import junit_xml
+    from edgeq.output import check_writable
     from edgeq.pipeline import DeviceOptions
     from edgeq.pipeline import run_on_devices as carry_out
 
@@ -118,6 +119,9 @@ def _run_on_devices(
                 f"{option} is for a run on this machine without --device", remedy="leave out one of the two"
             )
     baseline, stored, junit = (options.pop(name) for name in ("baseline", "save_baseline", "junit"))
+    for file in (stored, junit):
+        if file is not None:
+            check_writable(file.parent)
     limits = _limits(options, baseline)
     latency, data = not options.pop("no_latency"), _evaluation(options)
     sessions = options.pop("sessions") or (_SESSIONS if baseline is not None or stored is not None else 1)

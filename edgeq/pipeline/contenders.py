@@ -123,7 +123,7 @@ def _check_inputs(a: Contender, b: Contender) -> None:
     ours, theirs = ({i.name: (i.dtype, len(i.shape)) for i in c.bundle.manifest.inputs} for c in (a, b))
     if ours != theirs:
         words = [
-            ", ".join(f"{name}: {kind}, {rank} axes" for name, (kind, rank) in side.items()) or "none"
+            ", ".join(f"{name!r} ({kind}, {rank} axes)" for name, (kind, rank) in side.items()) or "none"
             for side in (ours, theirs)
         ]
         raise ConfigError(

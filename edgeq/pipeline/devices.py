@@ -23,7 +23,7 @@ from edgeq.devices.protocol import Device, Entry, Job
 from edgeq.devices.registry import parse_device
 from edgeq.devices.stream import stream
 from edgeq.errors import ConfigError, EdgeqError, MissingProviderError, OutputError
-from edgeq.output import atomic_file
+from edgeq.output import atomic_file, check_writable
 from edgeq.pipeline.comparing import Effort, compare_on
 from edgeq.pipeline.contenders import Contender, feed, open_contender
 from edgeq.pipeline.device_data import EvaluationData
@@ -100,6 +100,8 @@ def run_on_devices(
     found = [parse_device(name) for name in dict.fromkeys(devices)]
     if not found:
         raise ConfigError("no device is named", remedy="give --device, such as --device local; see `edgeq devices`")
+    if report_folder is not None:
+        check_writable(report_folder)
     bundle = read_bundle(path)
     if not trust_provider:
         check_providers(bundle)

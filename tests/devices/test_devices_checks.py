@@ -181,6 +181,16 @@ def test_a_baseline_is_stored_and_compared_with(device: PythonDevice, bundle: Pa
     ]
 
 
+@pytest.mark.parametrize("option", ["--save-baseline", "--junit", "--report"])
+def test_nothing_is_measured_that_could_not_be_stored(
+    option: str, device: PythonDevice, bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    found = run(bundle, option, tmp_path / "file" / "result")
+    assert (found.code, device.jobs) == (8, [])
+    assert "nothing can be written" in found.err
+
+
 def test_a_bundle_as_the_baseline_runs_in_turn(device: PythonDevice, bundle: Path, tmp_path: Path) -> None:
     slower = Path(shutil.copytree(bundle, tmp_path / "slower"))
     limits = ("--max-regression", "5%", "--sessions", "4", "--json")

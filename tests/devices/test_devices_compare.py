@@ -123,7 +123,7 @@ def test_models_with_other_inputs_are_refused(device: PythonDevice, folder: Path
     other = save(tmp_path / "other.onnx", "g (float[1,4] z) => (float[1,4] y) { y = Relu(z) }")
     found = edgeq("compare", bundle, other)
     assert (found.code, device.jobs) == (2, [])
-    assert "B's are z: float32, 2 axes" in found.err
+    assert "B's are 'z' (float32, 2 axes)" in found.err
 
 
 def test_a_device_that_fails_does_not_hide_the_others(

@@ -89,8 +89,9 @@ def _findings(outcome: Outcome, graph: GraphEntry, latency: DeviceLatency | None
         return [Finding(severity="info", text="emulated: its integers are the device's, its times say nothing of it")]
     found = []
     if outcome.info.kind == "local" and graph.verification is not None and not graph.verification.latency_here:
-        machines = " or ".join(graph.verification.machines) or "none that edgeq runs on"
-        text = f"this machine is not of the kind that {graph.target} is for: its times say nothing of that ({machines})"
+        machines = " or ".join(graph.verification.machines)
+        text = f"this machine is not of the kind that {graph.target} is for: its times say nothing of that"
+        text += f" ({machines})" if machines else ""
         found.append(Finding(severity="info", text=text))
     if outcome.before.throttled or outcome.after.throttled:
         found.append(
