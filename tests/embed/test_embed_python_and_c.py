@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import shutil
 import subprocess
@@ -16,9 +17,12 @@ from embed_models import HOSTILE, MakeBundle, MakePictureBundle, classifier
 
 import edgeq
 from edgeq.bundle import Bundle
+from edgeq.interface import TokenInput
 from edgeq.recipe import ImagePreprocess
 from edgeq.runtime import open_session, session_options
 from edgeq.stages.calibrate.images import ImageStore
+from edgeq.stages.embed.meaning import Meaning
+from edgeq.stages.embed.render import render
 
 STEPS = ImagePreprocess(resize=12, crop=(8, 8), mean=(127.0, 120.0, 110.0), std=(128.0, 64.0, 32.0), color="BGR")
 HEADERS = Path(edgeq.__file__).parent / "devices" / "runner" / "vendor"
@@ -86,6 +90,34 @@ found = model.run(*[np.full((2, 3), i, np.float32) for i in range({len(names)})]
 assert all((value == i).all() for i, value in enumerate(vars(found).values()))
 """
     python(code, folder)
+
+
+def test_python_takes_a_list_of_texts(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    token = TokenInput(name="ids", part="ids", tokenizer="tokenizer.json", max_length=4, padding="longest")
+    package = tmp_path / "src" / "tiny"
+    package.mkdir(parents=True)
+    text = render("python", "texts.py.jinja", {"module": "tiny", "meaning": Meaning(tokens=(token,))})
+    (package / "texts.py").write_text(text)
+    (package / "sessions.py").write_text("from pathlib import Path\n\nASSETS = Path(__file__).parent\n")
+    model = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "?": 2}, "unk_token": "?"}
+    tokenizer = {"model": model, "pre_tokenizer": {"type": "Whitespace"}, "added_tokens": []}
+    (package / "tokenizer.json").write_text(json.dumps({"version": "1.0", **tokenizer}))
+    code = """
+from tiny.texts import tokenize
+print(tokenize(["b a", "b"])["ids"].tolist())
+for wrong in ("b a", [], ()):
+    try:
+        tokenize(wrong)
+    except ValueError as error:
+        print(error)
+"""
+    assert python(code, tmp_path).splitlines() == [
+        "[[1, 0], [1, 0]]",
+        "a list of texts is needed, not 'b a'",
+        "a list of texts is needed, not []",
+        "a list of texts is needed, not ()",
+    ]
 
 
 # -- C
