@@ -184,3 +184,15 @@ def test_errors_are_edgeqs_own(make_bundle: MakeBundle, tmp_path: Path) -> None:
     bundle = make_bundle(dtype=ir.DataType.UINT16, labels=())
     with pytest.raises(EdgeqError, match="cannot pass uint16"):
         edgeq.embed(bundle.path, platform="android", output=tmp_path / "out")
+
+
+def test_a_package_for_another_machine_is_said_to_be_one(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle()
+    target = bundle.manifest.target
+    for platform in ("android", "ios", "web"):
+        found = edgeq.embed(bundle.path, platform=platform, output=tmp_path / platform)
+        words = f"was made for {target}: it runs, but its kernels were chosen for another processor"
+        assert any(words in note for note in found.notes) == (platform not in target)
+        assert PLATFORMS[platform].notes(f"{platform}-npu") == ()
+        assert f"--target {platform} makes one" in PLATFORMS[platform].notes("linux-x64")[0]
+    assert PLATFORMS["python"].notes(target) == ()

@@ -52,6 +52,6 @@ def embed_bundle(bundle: Bundle, platform: str, folder: Path, options: EmbedOpti
         conflicts=tuple(changes.conflicts),
         removed=tuple(changes.removed),
         sizes=project.sizes,
-        notes=project.notes,
+        notes=(*project.notes, *chosen.notes(bundle.manifest.target)),
         next=project.next,
     )

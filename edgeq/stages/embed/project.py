@@ -103,12 +103,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Platform:
-    """A kind of app build. ``options`` names those of `EmbedOptions` that it knows."""
+    """A kind of app build.
+
+    ``options`` names those of `EmbedOptions` that it knows. ``target`` is part of the names of targets that are made
+    for it; None: it runs on any machine.
+    """
 
     name: str
     summary: str
     options: frozenset[str]
     make: Callable[[Request], Project]
+    target: str | None = None
 
     def check(self, options: EmbedOptions) -> None:
         """Raises ConfigError for an option of another platform."""
@@ -117,3 +122,12 @@ class Platform:
                 f"the platform {self.name!r} has no option {', '.join(unknown)}",
                 remedy=f"it knows: {', '.join(sorted(self.options)) or 'none'}",
             )
+
+    def notes(self, target: str) -> tuple[str, ...]:
+        """What to say of a package that was made for another kind of machine."""
+        if self.target is None or self.target in target:
+            return ()
+        return (
+            f"the model was made for {target}: it runs, but its kernels were chosen for another processor; "
+            f"--target {self.target} makes one for this platform",
+        )

@@ -168,11 +168,6 @@ def _notes(context: Mapping[str, Any]) -> tuple[str, ...]:
             f"nothing was run on a phone's {graph.entry.provider.name}; the versions of its libraries in "
             "build.gradle.kts are those of its release notes"
         )
-    if "android" not in graph.entry.target:
-        notes.append(
-            f"the model was made for {graph.entry.target}: it runs, but its kernels were chosen for another "
-            "processor; --target android makes one for phones"
-        )
     return tuple(notes)
 
 
@@ -189,4 +184,5 @@ ANDROID = Platform(
     "a Gradle library module in Kotlin",
     frozenset({"name", "package", "format", "abis", "bench"}),
     _make,
+    target="android",
 )

@@ -122,4 +122,4 @@ def _graph(request: Request, entry: GraphEntry) -> GraphView:
     return GraphView(entry, next(iter(request.graph_places(entry))), _PROVIDERS[entry.provider.name], key)
 
 
-IOS = Platform("ios", "a Swift package", frozenset({"name"}), _make)
+IOS = Platform("ios", "a Swift package", frozenset({"name"}), _make, target="ios")

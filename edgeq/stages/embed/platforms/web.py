@@ -124,4 +124,4 @@ def _graph(request: Request, entry: GraphEntry) -> GraphView:
     return GraphView(entry, files, provider, provider == "webgpu" and entry.precision.startswith("fp16"))
 
 
-WEB = Platform("web", "an npm package in TypeScript, with a demo page", frozenset({"name"}), _make)
+WEB = Platform("web", "an npm package in TypeScript, with a demo page", frozenset({"name"}), _make, target="web")
