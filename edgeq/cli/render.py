@@ -37,7 +37,7 @@ def result_console() -> Console:
     """Where results go: stdout, in lines of a width that suits it."""
     # A pipe gets lines as wide as they need to be; a terminal its own width.
     width = None if sys.stdout.isatty() else max(160, shutil.get_terminal_size((160, 24)).columns)
-    return Console(width=width, soft_wrap=False, highlight=False)
+    return Console(width=width, soft_wrap=False, highlight=False, emoji=False)  # ssh:x: is a host
 
 
 def result_table(*columns: str, title: str | None = None) -> Table:

@@ -57,6 +57,11 @@ def test_one_that_fails_does_not_stop_the_others(bundle: Bundle, kinds: dict) ->
     assert "fine" in found.out
 
 
+def test_names_of_devices_are_no_emoji(bundle: Bundle, kinds: dict) -> None:
+    kinds["ssh"] = lambda value: PythonDevice(f"ssh:{value}", value, error=ProviderError("it is out of paper"))
+    assert "ssh:x: it is out of paper" in edgeq("run", bundle.path, "--device", "ssh:x").out
+
+
 def test_without_the_provider_the_fallback_runs_if_there_is_one(bundle: Bundle, kinds: dict) -> None:
     class Picky(PythonDevice):
         def run(self, job: Job, progress: object = None) -> Outcome:
