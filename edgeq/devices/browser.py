@@ -22,7 +22,7 @@ from edgeq.errors import ConfigError, ModelError, ProviderError
 from edgeq.machine import describe_machine
 from edgeq.progress import Progress, Silent
 from edgeq.sandbox import Task
-from edgeq.sandbox.browser import Backend, missing_parts, open_browser
+from edgeq.sandbox.browser import Backend, missing_parts, open_browser, remedy_for_missing
 from edgeq.sandbox.process import DeadWorkerError, Worker, load_arrays, save_arrays
 from edgeq.sandbox.widened import widen
 from edgeq.target import Provider
@@ -100,7 +100,7 @@ class BrowserDevice:
 
     def missing(self) -> str | None:
         why = missing_parts()
-        return why and f"{why}: edgeq doctor --install-provider browser-{self.backend}"
+        return why and f"{why}: {remedy_for_missing(self.backend)}"
 
     def describe(self) -> DeviceInfo:
         """Opens an empty page, which takes a second or two.
@@ -218,7 +218,7 @@ class BrowserDevice:
 def find_browsers() -> list[BrowserDevice]:
     """Both backends; raises ProviderError where a part is missing, once for both."""
     if why := missing_parts():
-        raise ProviderError(why, remedy="edgeq doctor --install-provider browser-wasm")
+        raise ProviderError(why, remedy=remedy_for_missing("wasm"))
     return [BrowserDevice("wasm"), BrowserDevice("webgpu")]
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "browser_sandboxes",
     "missing_parts",
     "open_browser",
+    "remedy_for_missing",
 ]
 
 Backend = Literal["wasm", "webgpu"]
@@ -111,7 +112,7 @@ class BrowserSandbox:
             _install_runtime()
             progress.finish()
         if _find_browser() is None:
-            raise ProviderError(f"{self.missing()}", remedy="install chromium with the system's package manager")
+            raise ProviderError(f"{self.missing()}", remedy=remedy_for_missing("wasm"))
 
     def run(
         self, tasks: Sequence[Task], *, arguments: Mapping[str, str] | None = None, timeout_s: float = 300.0
@@ -135,6 +136,13 @@ def missing_parts() -> str | None:
     return None if _runtime() else f"{RUNTIME} is not installed"
 
 
+def remedy_for_missing(backend: Backend) -> str:
+    """What to do where ``missing_parts`` names one: edgeq fetches no browser."""
+    if _find_browser() is None:
+        return "install one with the system's package manager, such as `apt install chromium`"
+    return f"edgeq doctor --install-provider browser-{backend}"
+
+
 @contextmanager
 def open_browser(backend: Backend, flags: Sequence[str] | None = None) -> Iterator[Worker]:
     """A worker whose page runs what it is asked for with onnxruntime-web; the browser ends with the block.
@@ -148,7 +156,7 @@ def open_browser(backend: Backend, flags: Sequence[str] | None = None) -> Iterat
     if browser is None or runtime is None:
         raise ProviderError(
             f"no model can be run in a browser here: {missing_parts()}",
-            remedy=f"edgeq doctor --install-provider browser-{backend}",
+            remedy=remedy_for_missing(backend),
         )
     if flags is None:
         flags = _ANY_GPU if backend == "webgpu" else _WITHOUT_GPU

@@ -215,6 +215,16 @@ def test_a_browser_without_webgpu_is_told_apart(monkeypatch: pytest.MonkeyPatch)
 def test_what_is_missing_is_said_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEQ_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("edgeq.sandbox.browser._find_browser", lambda: found)
+    found = None
+    expected = "install one with the system's package manager, such as `apt install chromium`"
+    for backend in ("wasm", "webgpu"):
+        for call in (find_browsers, BrowserDevice(backend).describe):
+            with pytest.raises(ProviderError) as caught:
+                call()
+            assert caught.value.remedy == expected
+        assert expected in str(BrowserDevice(backend).missing())
+    found = "/usr/bin/chromium"
     for call in (find_browsers, BrowserDevice("wasm").describe):
         with pytest.raises(ProviderError) as caught:
             call()

@@ -135,9 +135,11 @@ def test_tasks_that_fail_cost_only_themselves(tmp_path: Path) -> None:
 def test_what_is_missing_and_what_to_do_is_said(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEQ_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ProviderError) as caught:
-        find_sandbox(name).run([])
-    assert caught.value.remedy == f"edgeq doctor --install-provider {name}"
+    for browser, remedy in ((None, "apt install chromium"), ("/usr/bin/chromium", f"--install-provider {name}")):
+        monkeypatch.setattr("edgeq.sandbox.browser._find_browser", lambda browser=browser: browser)
+        with pytest.raises(ProviderError) as caught:
+            find_sandbox(name).run([])
+        assert remedy in (caught.value.remedy or "")
     with pytest.raises(ProviderError, match="npm"):
         find_sandbox(name).install(Silent())
 
