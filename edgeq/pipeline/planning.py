@@ -47,6 +47,7 @@ def plan_model(job: Job, scheme: Scheme, formats: Formats | None) -> Planned:
     What an effort adds is taken only if it brings the outputs on check samples closer to the float model's.
     """
     check_float(job.source.model)
+    _ = job.wrapping  # what cannot be embedded is said before the data is read
     shaped = job.shaped(scheme)
     layout = job.layout(shaped, scheme, formats)
     stats = job.statistics(shaped, layout)
