@@ -271,11 +271,14 @@ void energy_start(energy *meter) {
   meter->last_ms = wall_ms();
 }
 
-void energy_sample(energy *meter) {
-  if (meter->span_uj || wall_ms() - meter->last_ms < BETWEEN_SAMPLES_MS) return;
+static void read_battery(energy *meter) {
   double watts = battery_watts();
   meter->watts += watts, meter->samples += watts > 0;
   meter->last_ms = wall_ms();
+}
+
+void energy_sample(energy *meter) {
+  if (!meter->span_uj && wall_ms() - meter->last_ms >= BETWEEN_SAMPLES_MS) read_battery(meter);
 }
 
 double energy_mj(energy *meter, double ms, const char **source, const char **why) {
@@ -286,6 +289,7 @@ double energy_mj(energy *meter, double ms, const char **source, const char **why
     if (spent == 0) *why = "the processor's own counter (RAPL) stands still";
     return spent == 0 ? -1 : (double)spent / 1e3;
   }
+  if (meter->samples == 0) read_battery(meter); /* all runs were over before the first reading was due */
   if (meter->samples > 0) {
     *source = "the battery's current and voltage: the whole device";
     return meter->watts / meter->samples * ms;
