@@ -98,8 +98,14 @@ def test_an_editable_install_makes_no_other_packages_importable() -> None:
     if Path(edgeq.__file__).parent != ROOT / "edgeq":
         pytest.skip("edgeq is not installed from this checkout")
     code = "import importlib.util as u; print([n for n in ('targets', 'calibration', 'tests') if u.find_spec(n)])"
+    settings = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # it would hide the install
     found = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "docs"
+        [sys.executable, "-P", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT / "docs",
+        env=settings,
     )
     assert found.stdout.strip() == "[]"
 
