@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from edgeq.devices.adb_client import Adb
+from edgeq.devices.remote import RemoteTransport
 from edgeq.devices.shell import run_watched, watched
 from edgeq.devices.transport import Completed
 from edgeq.errors import ProviderError
 
-__all__ = ["ANDROID_FOLDER", "AdbTransport", "parse_df"]
+__all__ = ["ANDROID_FOLDER", "AdbTransport"]
 
 ANDROID_FOLDER = PurePosixPath("/data/local/tmp/edgeq")
 """The one place where Android lets the shell put programs and run them."""
@@ -24,7 +24,7 @@ _SLOWEST_BYTES_PER_S = 0.5e6
 
 
 @dataclass(frozen=True)
-class AdbTransport:
+class AdbTransport(RemoteTransport):
     """The phone ``serial``. Exit codes come through adb's shell protocol, version 2 (Android 7 and later)."""
 
     adb: Adb
@@ -42,9 +42,6 @@ class AdbTransport:
                 remedy=f"see `adb -s {self.serial} shell ls -ld {ANDROID_FOLDER}`; remove it if another user made it",
             )
         return ANDROID_FOLDER
-
-    def sees(self, local: Path) -> PurePosixPath | None:  # noqa: ARG002 nothing of this machine is there
-        return None
 
     def run(
         self,
@@ -99,16 +96,6 @@ class AdbTransport:
                 )
             raise self.adb.lost(self.serial, f"{remote.name} was being read", words)
 
-    def free_bytes(self, folder: PurePosixPath) -> int | None:
-        return parse_df(self.run(["df", "-Pk", str(folder)]).out)
-
-    def remove(self, path: PurePosixPath) -> None:
-        self.run(["rm", "-rf", str(path)])
-
-    def read(self, path: PurePosixPath) -> str | None:
-        done = self.run(["cat", str(path)])
-        return None if done.code else done.out
-
     def _no_room(self, size: int, remote: PurePosixPath) -> ProviderError:
         return ProviderError(
             f"the phone {self.serial} has no room for {remote.name}: {size / 1e6:.1f} MB are needed",
@@ -135,9 +122,3 @@ class AdbTransport:
                 f"{remote} cannot be written on the phone {self.serial}: {done.err.strip()[-200:]}",
                 remedy=f"see `adb -s {self.serial} shell ls -ld {remote.parent}`",
             )
-
-
-def parse_df(text: str) -> int | None:
-    """Free bytes out of ``df -Pk``; None if that is not what it is."""
-    found = re.search(r"\s(\d+)\s+(\d+)\s+(\d+)\s+\d+%", text)
-    return int(found.group(3)) * 1024 if found else None

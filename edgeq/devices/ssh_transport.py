@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from edgeq.devices.adb_transport import parse_df
+from edgeq.devices.remote import RemoteTransport
 from edgeq.devices.shell import Attempt, run_client, run_watched, watched
 from edgeq.devices.ssh_client import SSH_FAILED, Host, SshClient
 from edgeq.devices.transport import Completed
@@ -28,7 +28,7 @@ _SLOWEST_BYTES_PER_S = 0.1e6
 
 
 @dataclass(frozen=True)
-class SshTransport:
+class SshTransport(RemoteTransport):
     """One host. Files go through ssh itself: small servers such as Dropbear have neither scp nor sftp."""
 
     client: SshClient
@@ -46,9 +46,6 @@ class SshTransport:
                 remedy="log in as a user who has a home folder with room, or set XDG_CACHE_HOME there",
             )
         return path
-
-    def sees(self, local: Path) -> PurePosixPath | None:  # noqa: ARG002 nothing of this machine is there
-        return None
 
     def run(
         self,
@@ -113,16 +110,6 @@ class SshTransport:
         except OSError as error:
             raise self._no_start(error) from None
         return code, err
-
-    def free_bytes(self, folder: PurePosixPath) -> int | None:
-        return parse_df(self.run(["df", "-Pk", str(folder)]).out)
-
-    def remove(self, path: PurePosixPath) -> None:
-        self.run(["rm", "-rf", str(path)])
-
-    def read(self, path: PurePosixPath) -> str | None:
-        done = self.run(["cat", str(path)])
-        return None if done.code else done.out
 
     def _not_copied(self, code: int | None, words: str, remote: PurePosixPath, size: int, done: str) -> ProviderError:
         host = self.client.host.name

@@ -9,8 +9,9 @@ import pytest
 
 from edgeq.devices.adb import AdbDevice, find_phones
 from edgeq.devices.adb_client import Adb, Listed, find_adb
-from edgeq.devices.adb_transport import AdbTransport, parse_df
+from edgeq.devices.adb_transport import AdbTransport
 from edgeq.devices.registry import parse_device
+from edgeq.devices.remote import parse_df
 from edgeq.errors import ConfigError, EdgeqError, ProviderError
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="a shell script stands for adb")
