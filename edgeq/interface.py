@@ -13,6 +13,10 @@ import msgspec
 from edgeq.recipe import ImagePreprocess
 
 __all__ = [
+    "BoxClassesOutput",
+    "BoxCountOutput",
+    "BoxScoresOutput",
+    "BoxesOutput",
     "ClassesOutput",
     "EmbeddingOutput",
     "ImageInput",
@@ -133,11 +137,61 @@ class TokenEmbeddingsOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fi
     mask: str | None = None
 
 
+class BoxesOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="boxes"):
+    """What was found in each picture, float32 ``[batch, most, 4]``: left, top, right, bottom, the most probable first.
+
+    They are parts of the width and of the height, 0 to 1, from the top left corner: of the picture that was given
+    (``of`` is ``"picture"``), or of what the model sees of it after the steps of its input (``"input"``), which a
+    program maps back. ``scores``, ``classes`` and ``count`` name the outputs that go with it; rows from ``count`` on
+    are empty. Boxes of a score below ``least_score`` are left out.
+    """
+
+    most: int
+    of: Literal["picture", "input"]
+    scores: str
+    classes: str
+    count: str
+    least_score: float
+
+
+class BoxScoresOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="box-scores"):
+    """How probable each of the ``boxes`` is, float32 ``[batch, most]``, 0 to 1, falling; 0 in empty rows."""
+
+    boxes: str
+
+
+class BoxClassesOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="box-classes"):
+    """The class of what is in each of the ``boxes``, int64 ``[batch, most]``; -1 in empty rows. Line ``n`` (from 0)
+    of ``labels`` names class ``n`` of ``classes``.
+    """
+
+    boxes: str
+    classes: int
+    labels: str | None = None
+
+
+class BoxCountOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="box-count"):
+    """How many of the ``boxes`` there are, int64 ``[batch]``."""
+
+    boxes: str
+
+
 class TensorOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tensor"):
     """Numbers whose meaning edgeq does not know."""
 
 
-Output = LogitsOutput | ProbabilitiesOutput | ClassesOutput | EmbeddingOutput | TokenEmbeddingsOutput | TensorOutput
+Output = (
+    LogitsOutput
+    | ProbabilitiesOutput
+    | ClassesOutput
+    | EmbeddingOutput
+    | TokenEmbeddingsOutput
+    | BoxesOutput
+    | BoxScoresOutput
+    | BoxClassesOutput
+    | BoxCountOutput
+    | TensorOutput
+)
 
 
 class Interface(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
