@@ -16,6 +16,9 @@ __all__ = ["PAD_TOKENS", "ImagePreprocess", "Preprocess", "Recipe", "RecipeSourc
 PAD_TOKENS = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>", "</s>")
 """What padding is called in vocabularies, by preference; a tokenizer that names its own comes first."""
 
+_FILL = 114
+"""The grey that detectors of the YOLO family are trained with."""
+
 
 class ImagePreprocess(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="image"
@@ -24,17 +27,35 @@ class ImagePreprocess(
 
     ``mean`` and ``std`` are in pixel units (0 to 255), one number per channel. ``resize`` is the
     length of the short side in pixels (None: no resize before the crop); ``crop`` is ``(height,
-    width)``. ``stretch`` resizes straight to ``crop``, ignoring the aspect ratio.
+    width)``. ``stretch`` resizes straight to ``crop``, ignoring the aspect ratio. ``letterbox`` scales
+    in proportion until the picture fits into ``crop``, in its middle or its top left corner, and fills the
+    rest with the level ``fill``. `edgeq.geometry` has the arithmetic.
+
+    Raises:
+        ValueError: more than one of ``resize``, ``stretch`` and ``letterbox``, a ``fill`` that is no level or
+            without a letterbox.
     """
 
     crop: tuple[int, int]
     resize: int | None = None
     stretch: bool = False
+    letterbox: Literal["centre", "corner"] | None = None
+    fill: int = _FILL
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
     color: Literal["RGB", "BGR", "L"] = "RGB"
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (255.0, 255.0, 255.0)
     layout: Literal["NCHW", "NHWC"] = "NCHW"
+
+    def __post_init__(self) -> None:
+        sizes = {"resize": self.resize is not None, "stretch": self.stretch, "letterbox": self.letterbox is not None}
+        found = [f"`{key}`" for key, is_set in sizes.items() if is_set]
+        if len(found) > 1:
+            raise ValueError(f"{' and '.join(found)} exclude one another: each says how a picture is resized")
+        if not 0 <= self.fill <= 255:
+            raise ValueError(f"`fill` is a level from 0 to 255, not {self.fill}")
+        if self.letterbox is None and self.fill != _FILL:
+            raise ValueError("`fill` says what a letterbox is filled with, and there is no `letterbox`")
 
 
 class TextPreprocess(

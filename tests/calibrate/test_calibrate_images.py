@@ -84,6 +84,37 @@ def test_no_resize_stretch_bgr_grey_and_nhwc(tmp_path: Path) -> None:
     np.testing.assert_array_equal(next(iter(feed))["x"], wanted[None])
 
 
+@pytest.mark.parametrize("size", [(61, 43), (43, 61), (24, 24), (20, 16), (15, 12), (7, 90), (300, 2)], ids=str)
+@pytest.mark.parametrize("color", ["RGB", "BGR", "L"])
+@pytest.mark.parametrize("place", ["centre", "corner"])
+def test_a_letterbox_is_the_scaled_picture_and_grey_around_it(
+    size: tuple[int, int], color: Literal["RGB", "BGR", "L"], place: Literal["centre", "corner"], tmp_path: Path
+) -> None:
+    image = picture(tmp_path / "x.png", size).convert("L" if color == "L" else "RGB")
+    preprocess = ImagePreprocess(crop=(16, 20), letterbox=place, fill=99, color=color, interpolation="bilinear")
+    ratio = min(16 / size[1], 20 / size[0])
+    wide, tall = max(round(size[0] * ratio), 1), max(round(size[1] * ratio), 1)
+    scaled = np.asarray(image.resize((wide, size[1]), Image.Resampling.BILINEAR).resize((wide, tall), 2))
+    scaled = scaled.reshape(tall, wide, -1)[:, :, :: -1 if color == "BGR" else 1]
+    before = ((16 - tall) // 2, (20 - wide) // 2) if place == "centre" else (0, 0)
+    margins = ((before[0], 16 - tall - before[0]), (before[1], 20 - wide - before[1]), (0, 0))
+    expected = np.pad(scaled, margins, constant_values=99)
+    np.testing.assert_array_equal(load_image(tmp_path / "x.png", preprocess), expected)
+
+
+def test_a_letterbox_fits_a_camera_frame_and_takes_exif(tmp_path: Path) -> None:
+    preprocess = ImagePreprocess(crop=(16, 16), letterbox="centre")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(tmp_path / "x.png", (60, 30), exif=exif)
+    pixels = load_image(tmp_path / "x.png", preprocess)
+    assert (pixels[:, :4] == 114).all()
+    assert (pixels[:, 12:] == 114).all()
+    framed = load_image(tmp_path / "x.png", preprocess, (20, 40))
+    assert (framed[:4] == 114).all()
+    assert not (framed[4:12] == 114).all(axis=2).any()
+
+
 def test_integer_models_get_pixels(tmp_path: Path) -> None:
     picture(tmp_path / "x.png")
     inputs = (TensorInfo("x", np.dtype(np.uint8), (1, 3, 16, 20)),)
@@ -126,6 +157,19 @@ def test_large_jpegs_decode_smaller_and_stay_close(tmp_path: Path) -> None:
     pixels = load_image(tmp_path / "x.jpg", ImagePreprocess(crop=(112, 112), resize=120)).astype(int)
     assert np.abs(pixels - expected).mean() < 1
     assert np.abs(pixels - expected).max() <= 6
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"),
+    [((1600, 400), (400, 100)), ((400, 1599), (200, 800)), ((1500, 700), (750, 350)), ((700, 700), None)],
+    ids=str,
+)
+def test_jpegs_for_a_letterbox_decode_to_no_less_than_twice_its_size(
+    size: tuple[int, int], decoded: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    picture(tmp_path / "x.jpg", size, quality=95)
+    steps = ImagePreprocess(crop=(200, 180), letterbox="corner")
+    assert images.load_pixels(tmp_path / "x.jpg", steps, None).shape[1::-1] == (decoded or size)
 
 
 def test_truncated_pictures_are_named(tmp_path: Path) -> None:
@@ -195,10 +239,13 @@ def test_models_that_take_no_picture(tmp_path: Path) -> None:
         load_feed(tmp_path, inputs, preprocess=ImagePreprocess(crop=(16, 20)))
 
 
-def test_pictures_smaller_than_the_crop(tmp_path: Path) -> None:
-    picture(tmp_path / "small.png", (18, 30))
+@pytest.mark.parametrize("size", [(18, 30), (19, 30), (40, 15)], ids=str)
+def test_pictures_smaller_than_the_crop(size: tuple[int, int], tmp_path: Path) -> None:
+    picture(tmp_path / "small.png", size)
     feed = load_feed(tmp_path, INPUT, preprocess=ImagePreprocess(crop=(16, 20)))
-    with pytest.raises(CalibrationError, match=r"(?s)30x18 pixels .*fewer than the crop of 16x20.*small\.png"):
+    with pytest.raises(
+        CalibrationError, match=rf"(?s){size[1]}x{size[0]} pixels .*fewer than the crop of 16x20.*small\.png"
+    ):
         list(feed)
 
 

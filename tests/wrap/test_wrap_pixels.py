@@ -63,6 +63,9 @@ def levels(steps: ImagePreprocess, found: np.ndarray) -> np.ndarray:
         pytest.param({"stretch": True}, id="stretch"),
         pytest.param({"resize": 35, "color": "L"}, id="grey"),
         pytest.param({"resize": 37, "color": "BGR", "layout": "NHWC"}, id="BGR, channels last"),
+        pytest.param({"letterbox": "centre"}, id="letterbox"),
+        pytest.param({"letterbox": "corner", "fill": 7, "color": "BGR", "layout": "NHWC"}, id="corner, channels last"),
+        pytest.param({"letterbox": "centre", "fill": 200, "color": "L"}, id="grey letterbox"),
     ],
 )
 def test_the_graph_gives_pillows_pixels(

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from edgeq.errors import CalibrationError
+from edgeq.geometry import origin, resized
 from edgeq.graph import TensorInfo
 from edgeq.recipe import ImagePreprocess
 
@@ -157,7 +158,7 @@ def load_pixels(path: Path, preprocess: ImagePreprocess, frame: Frame | None) ->
 
 
 def load_image(path: Path, preprocess: ImagePreprocess, frame: Frame | None = None) -> np.ndarray:
-    """Pixels uint8 ``[height, width, channels]`` after EXIF rotation, resize and centre crop.
+    """Pixels uint8 ``[height, width, channels]`` after EXIF rotation, resize, and centre crop or letterbox.
 
     Sizes round as in torchvision's ``Resize`` and ``CenterCrop``. With ``frame`` a grey picture is made from RGB.
 
@@ -167,18 +168,8 @@ def load_image(path: Path, preprocess: ImagePreprocess, frame: Frame | None = No
     """
     grey = "L" if preprocess.color == "L" else "RGB"
     image = _open(path, preprocess, grey if frame is None else "RGB", frame)
-    image = _resize(_to_mode(_framed(image, frame), grey), preprocess)
-    crop_height, crop_width = preprocess.crop
-    left, top = round((image.width - crop_width) / 2), round((image.height - crop_height) / 2)
-    if left < 0 or top < 0:
-        raise CalibrationError(
-            f"the picture has {image.height}x{image.width} pixels (height x width) after resizing, "
-            f"fewer than the crop of {crop_height}x{crop_width}",
-            where=str(path),
-            remedy="set `resize` (or `stretch`) in the recipe's [preprocess]",
-        )
-    if (image.width, image.height) != (crop_width, crop_height):
-        image = image.crop((left, top, left + crop_width, top + crop_height))
+    image = _to_mode(_framed(image, frame), grey)
+    image = _placed(_resize(image, preprocess), preprocess, origin(preprocess, (image.height, image.width)), path)
     pixels = np.asarray(image)
     if preprocess.color == "L":
         return pixels[:, :, None]
@@ -196,10 +187,8 @@ def _open(path: Path, preprocess: ImagePreprocess, mode: str, frame: Frame | Non
         with image:
             if image.width * image.height > _MOST_PIXELS:
                 raise Image.DecompressionBombError
-            if preprocess.resize or preprocess.stretch:
-                edge = max(preprocess.crop) if preprocess.stretch else preprocess.resize or 0
-                edge = _DRAFT_GAP * max(edge, *(frame or (0,)))
-                image.draft("RGB", (edge, edge))
+            if preprocess.resize or preprocess.stretch or preprocess.letterbox:
+                image.draft("RGB", _least(image.size, preprocess, frame))
             image = ImageOps.exif_transpose(image)
             return _to_mode(image, mode)
     except UnidentifiedImageError:
@@ -222,16 +211,20 @@ def _framed(image: Image.Image, frame: Frame | None) -> Image.Image:
     return image if frame is None else ImageOps.fit(image, (frame[1], frame[0]), Image.Resampling.BICUBIC)
 
 
+def _least(size: tuple[int, int], preprocess: ImagePreprocess, frame: Frame | None) -> tuple[int, int]:
+    """The least ``(width, height)`` that a JPEG file of ``size`` may be decoded at."""
+    edge = _DRAFT_GAP * max(preprocess.resize or max(preprocess.crop), *(frame or (0,)))
+    if preprocess.letterbox is None or frame is not None:
+        return edge, edge
+    # Only the long side has to be as long; which of the two it is EXIF may change.
+    return max(1, edge * size[0] // max(size)), max(1, edge * size[1] // max(size))
+
+
 def _resize(image: Image.Image, preprocess: ImagePreprocess) -> Image.Image:
     from PIL import Image
 
-    if preprocess.stretch:
-        size = (preprocess.crop[1], preprocess.crop[0])
-    elif preprocess.resize is None:
-        return image
-    else:
-        short = min(image.size)
-        size = (preprocess.resize * image.width // short, preprocess.resize * image.height // short)
+    height, width = resized(preprocess, (image.height, image.width))
+    size = (width, height)
     if size == image.size:
         return image
     how = Image.Resampling[preprocess.interpolation.upper()]
@@ -240,6 +233,28 @@ def _resize(image: Image.Image, preprocess: ImagePreprocess) -> Image.Image:
     # First the rows, then the columns, each rounded to whole levels. Pillow 13 alone takes the columns first where
     # that is less work, and is then up to a few levels off what its other versions and the graph itself give.
     return image.resize((size[0], image.height), how).resize(size, how)
+
+
+def _placed(image: Image.Image, preprocess: ImagePreprocess, at: tuple[int, int], path: Path) -> Image.Image:
+    """The ``crop`` that begins at pixel ``at`` of a resized picture, filled around it."""
+    from PIL import Image
+
+    (top, left), (height, width) = at, preprocess.crop
+    if (image.width, image.height) == (width, height):
+        return image
+    if preprocess.letterbox is not None:
+        level = preprocess.fill
+        placed = Image.new(image.mode, (width, height), level if image.mode == "L" else (level,) * 3)
+        placed.paste(image, (-left, -top))
+        return placed
+    if image.width < width or image.height < height:
+        raise CalibrationError(
+            f"the picture has {image.height}x{image.width} pixels (height x width) after resizing, "
+            f"fewer than the crop of {height}x{width}",
+            where=str(path),
+            remedy="set `resize`, `letterbox` or `stretch` in the recipe's [preprocess]",
+        )
+    return image.crop((left, top, left + width, top + height))
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:

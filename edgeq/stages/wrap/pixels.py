@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.errors import ConfigError
+from edgeq.geometry import origin, resized
 from edgeq.graph import TensorInfo
 from edgeq.recipe import ImagePreprocess
 from edgeq.stages.wrap.snippet import parse_snippet
@@ -75,8 +76,11 @@ class _Front:
     def build(self, opset: int) -> ir.Model:
         if self.steps.color == "L":
             self._grey()
-        self._resize()
-        self._crop()
+        if self.steps.letterbox is None:
+            self._resize()
+            self._crop()
+        else:
+            self._letterbox()
         self._channels()
         self._arrange()
         self._normalize()
@@ -129,18 +133,17 @@ class _Front:
         steps = self.steps
         if steps.resize is None and not steps.stretch:
             return
-        how = f'Resize<axes = [1, 2], coordinate_transformation_mode = "half_pixel", {_RESIZE[steps.interpolation]}>'
         if self.size is not None or steps.stretch:
             wanted = resized(steps, self.size or (0, 0))
             if wanted != self.size:
-                self._step("resized", f"{how}($$, , , $size)", {"size": wanted})
+                self._step("resized", f"{self._filter}($$, , , $size)", {"size": wanted})
             return
         assert steps.resize is not None
         sides = self._add("sides", f"Shape<start = 1, end = 3>({self.last})")
         short = self._add("short", f"ReduceMin<keepdims = 1>({sides})")
         scaled = self._add("scaled", f"Mul({sides}, $resize)", {"resize": steps.resize})
         size = self._add("size", f"Div({scaled}, {short})")
-        self._step("resized", f"{how}($$, , , {size})")
+        self._step("resized", f"{self._filter}($$, , , {size})")
 
     def _crop(self) -> None:
         """The middle; an odd number of pixels to leave out is halved as Python rounds, to even."""
@@ -148,9 +151,8 @@ class _Front:
         if steps.stretch:
             return
         if self.size is not None:
-            tall, wide = resized(steps, self.size)
-            start = np.array([round((tall - crop[0]) / 2), round((wide - crop[1]) / 2)])
-            if (tall, wide) != steps.crop:
+            start = np.array(origin(steps, self.size))
+            if resized(steps, self.size) != steps.crop:
                 cut = {"start": start, "end": start + crop, "axes": [1, 2]}
                 self._step("cropped", "Slice($$, $start, $end, $axes)", cut)
             return
@@ -163,8 +165,46 @@ class _Front:
         start_name = self._add("start", f"Add({half}, {more})")
         end_name = self._add("end", f"Add({start_name}, $crop)", {"crop": crop})
         self._step("cropped", f"Slice($$, {start_name}, {end_name}, $axes)", {"axes": [1, 2]})
-        # The crop's size is no secret, but a Slice hides it: all behind is of fixed size again.
-        self._step("fixed", "Reshape($$, $shape)", {"shape": [0, *steps.crop, -1]})
+        self._fix()
+
+    def _letterbox(self) -> None:
+        """In proportion into ``crop``, filled around: the arithmetic of `edgeq.geometry`, in float64 as there."""
+        crop, at = np.array(self.steps.crop), {"fill": np.uint8(self.steps.fill), "axes": [1, 2]}
+        if self.size is not None:
+            wanted, start = np.array(resized(self.steps, self.size)), np.array(origin(self.steps, self.size))
+            if tuple(wanted) != self.size:
+                self._step("resized", f"{self._filter}($$, , , $size)", {"size": wanted})
+            if np.any(wanted != crop):
+                at["pads"] = np.concatenate([-start, crop + start - wanted])
+                self._step("filled", "Pad($$, $pads, $fill, $axes)", at)
+            return
+        sides = self._add("sides", f"Shape<start = 1, end = 3>({self.last})")
+        exact = self._add("exact", f"Cast<to = 11>({sides})")
+        ratios = self._add("ratios", f"Div($crop, {exact})", {"crop": crop.astype(np.float64)})
+        ratio = self._add("ratio", f"ReduceMin<keepdims = 1>({ratios})")
+        product = self._add("product", f"Mul({exact}, {ratio})")
+        nearest = self._add("nearest", f"Round({product})")
+        whole = self._add("whole", f"Cast<to = 7>({nearest})")
+        size = self._add("size", f"Max({whole}, $one)", {"one": 1})
+        self._step("resized", f"{self._filter}($$, , , {size})")
+        after = self._add("spare", f"Sub($crop, {size})", {"crop": crop})
+        if self.steps.letterbox == "centre":
+            before = self._add("before", f"Div({after}, $two)", {"two": 2})
+            after = self._add("after", f"Sub({after}, {before})")
+            pads = self._add("pads", f"Concat<axis = 0>({before}, {after})")
+        else:
+            pads = self._add("pads", f"Concat<axis = 0>($none, {after})", {"none": [0, 0]})
+        self._step("filled", f"Pad($$, {pads}, $fill, $axes)", at)
+        self._fix()
+
+    @property
+    def _filter(self) -> str:
+        how = _RESIZE[self.steps.interpolation]
+        return f'Resize<axes = [1, 2], coordinate_transformation_mode = "half_pixel", {how}>'
+
+    def _fix(self) -> None:
+        """The size is ``crop`` now, but the operators hide it: all behind is of fixed size again."""
+        self._step("fixed", "Reshape($$, $shape)", {"shape": [0, *self.steps.crop, -1]})
 
     def _channels(self) -> None:
         """Alpha goes, and BGR is put in order; after the crop, where there is least to copy."""
@@ -203,16 +243,6 @@ class _Front:
         return array.reshape(3, 1, 1) if self.steps.layout == "NCHW" else array
 
 
-def resized(steps: ImagePreprocess, size: tuple[int, int]) -> tuple[int, int]:
-    """``(height, width)`` of a picture of ``size`` after the resize."""
-    if steps.stretch:
-        return steps.crop
-    if steps.resize is None:
-        return size
-    short = min(size)
-    return steps.resize * size[0] // short, steps.resize * size[1] // short
-
-
 _ONNX = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "float16": 10}
 _TYPES = {name: name.replace("float32", "float") for name in _ONNX}
 
@@ -225,16 +255,16 @@ def _check(reads: TensorInfo, steps: ImagePreprocess, size: tuple[int, int] | No
     remedy = "leave out --embed-preprocessing: the package then says what an app has to do"
     if len(reads.shape) != 4 or reads.dtype.name not in _ONNX:
         raise ConfigError(f"pixels cannot become {reads.describe()}: it is no picture", remedy=remedy)
-    if (steps.resize or steps.stretch) and steps.interpolation not in _RESIZE:
+    if (steps.resize or steps.stretch or steps.letterbox) and steps.interpolation not in _RESIZE:
         what = f"no ONNX operator resizes with the filter {steps.interpolation!r} as Pillow does, to the pixel"
         raise ConfigError(what, remedy=remedy)
     if opset < _LEAST_OPSET:
         what = f"the graph has opset {opset}, and a Resize that filters needs {_LEAST_OPSET}"
         raise ConfigError(what, remedy=remedy)
     smallest = resized(steps, size) if size is not None else (steps.resize or max(steps.crop),) * 2
-    if not steps.stretch and (smallest[0] < steps.crop[0] or smallest[1] < steps.crop[1]):
+    if not (steps.stretch or steps.letterbox) and (smallest[0] < steps.crop[0] or smallest[1] < steps.crop[1]):
         raise ConfigError(
             f"after resizing a picture may have {smallest[0]}x{smallest[1]} pixels (height x width), fewer than the "
             f"crop of {steps.crop[0]}x{steps.crop[1]}",
-            remedy="set `resize` (or `stretch`) in the recipe's [preprocess], or give larger pictures",
+            remedy="set `resize`, `letterbox` or `stretch` in the recipe's [preprocess], or give larger pictures",
         )
