@@ -30,12 +30,21 @@ _RAN, _LATENCY = "runs and gives its outputs", "--max-latency-ms"
 class DeviceLimits:
     """``max_latency_ms`` is about p50; ``max_regression`` (0.05: 5 %) about the time in the baseline.
 
-    ``fail_if_undecided``: a regression that can neither be shown nor be ruled out fails, too.
+    ``fail_if_undecided``: a regression that can neither be shown nor be ruled out fails, too. Where a device gives no
+    times of its own, as an emulator, neither limit can be judged: the check is an error.
     """
 
     max_latency_ms: float | None = None
     max_regression: float | None = None
     fail_if_undecided: bool = False
+
+    def check_measured(self, *, latency: bool) -> None:
+        """Raises ConfigError for a limit on what is not measured (``latency`` false)."""
+        asked = _LATENCY if self.max_latency_ms is not None else REGRESSION if self.max_regression is not None else None
+        if asked is not None and not latency:
+            raise ConfigError(
+                f"{asked} limits the latency, which --no-latency leaves out", remedy="leave out one of the two"
+            )
 
 
 def read_baseline(path: Path) -> DeviceReport:
@@ -133,24 +142,30 @@ def _metrics(result: DeviceResult) -> str:
     return ", ".join(f"{metric.name} {metric.value:.4g} {metric.unit}".strip() for metric in result.metrics) or "done"
 
 
-def _latency(result: DeviceResult, limit: float) -> DeviceCheck:
-    state: CheckState = "undecided"
+def _timeless(result: DeviceResult) -> str | None:
+    """Why no limit of time can be judged on the device, however long it is measured; None if it can."""
+    if result.device.emulated or (result.latency is not None and result.latency.emulated):
+        return "emulated times say nothing of the real device: run it in a command of its own, without this limit"
     if result.latency is None:
-        text = "latency was not measured"
-    elif result.latency.emulated:
-        text = "emulated times say nothing of the real device"
-    else:
-        state = "passed" if result.latency.p50_ms <= limit else "failed"
-        text = f"p50 is {result.latency.p50_ms:.4g} ms, at most {limit:g} ms asked"
+        return "the device gives no times: run it in a command of its own, without this limit"
+    return None
+
+
+def _latency(result: DeviceResult, limit: float) -> DeviceCheck:
+    if why := _timeless(result):
+        return DeviceCheck(name=_LATENCY, state="error", text=why)
+    assert result.latency is not None
+    state: CheckState = "passed" if result.latency.p50_ms <= limit else "failed"
+    text = f"p50 is {result.latency.p50_ms:.4g} ms, at most {limit:g} ms asked"
     return DeviceCheck(name=_LATENCY, state=state, text=text)
 
 
 def _regression(result: DeviceResult, limit: float) -> DeviceCheck:
     found, asked = result.regression, f"at most {100 * limit:g} % longer asked"
-    if result.device.emulated:
-        return DeviceCheck(name=REGRESSION, state="undecided", text="emulated times say nothing of the real device")
+    if why := _timeless(result):
+        return DeviceCheck(name=REGRESSION, state="error", text=why)
     if found is None:
-        return DeviceCheck(name=REGRESSION, state="undecided", text="there is no time to compare")
+        return DeviceCheck(name=REGRESSION, state="error", text="there is no time to compare with")
     beyond = found.beyond(limit)
     states: dict[bool | None, CheckState] = {True: "failed", False: "passed", None: "undecided"}
     words = f"{'CPU' if found.measure == 'cpu' else 'wall'} time is {interval(found)} of the baseline's, {asked}"

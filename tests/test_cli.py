@@ -439,3 +439,29 @@ def test_on_a_terminal_there_are_bars(model: Path, data: Path) -> None:
     assert b"/16" in shown
     assert b"Traceback" not in shown
     assert out.startswith("tensor")  # results are not mixed with progress
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stopped", "said"),
+    [
+        (("run", "bundle"), "edgeq.api.run", "Interrupted."),
+        (
+            ("export", "m.onnx", "-t", "android"),
+            "edgeq.pipeline.export",
+            "Calibration goes on from its cache next time.",
+        ),
+        (("export", "m.onnx", "-t", "android", "--no-cache"), "edgeq.pipeline.export", "nothing was written."),
+    ],
+    ids=["run", "export", "export without a cache"],
+)
+def test_an_interruption_promises_what_is_true(
+    arguments: tuple[str, ...], stopped: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stopped, stop)
+    found = edgeq(*arguments)
+    assert found.code == 130
+    assert found.err.rstrip().endswith(said)
+    assert ("Calibration" in found.err) == said.startswith("Calibration")

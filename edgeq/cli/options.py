@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,7 @@ def command(group: click.Group | None, **attributes: Any) -> Callable[[Command],
             except EdgeqError as error:
                 _fail(error, json_output=json_output)
             except KeyboardInterrupt:
-                click.echo(
-                    "\nInterrupted: nothing was written. Calibration goes on from its cache next time.", err=True
-                )
+                click.echo(f"\n{_interrupted(arguments)}", err=True)
                 raise SystemExit(INTERRUPTED) from None
             except BrokenPipeError:  # the reader of our output has gone, as `| head` does
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -74,6 +72,14 @@ def command(group: click.Group | None, **attributes: Any) -> Callable[[Command],
         return (group or click).command(**attributes)(wrapped)
 
     return decorate
+
+
+def _interrupted(arguments: Mapping[str, Any]) -> str:
+    """What is left of a command after Ctrl-C: those that calibrate have a cache, unless they were told to use none."""
+    if "no_cache" not in arguments:
+        return "Interrupted."
+    cached = "" if arguments["no_cache"] else " Calibration goes on from its cache next time."
+    return f"Interrupted: nothing was written.{cached}"
 
 
 def _fail(error: EdgeqError, *, json_output: bool) -> None:

@@ -208,7 +208,7 @@ class BrowserDevice:
     def _refused(self, answer: _Answer, job: Job) -> ModelError:
         entry = job.entries[answer.entry] if answer.entry is not None else None
         return ModelError(
-            f"on {self.spelling}: {answer.reason or 'refused without a reason'}",
+            answer.reason or "refused without a reason",
             where=str(entry.bundle.path / entry.graph.model) if entry else None,
             remedy="see that onnxruntime-web knows every operator and type of the model, or package it for "
             f"{_TARGETS[self.backend]}",

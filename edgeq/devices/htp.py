@@ -103,13 +103,13 @@ class HtpDevice:
     def _model_run(self, entry: Entry, ran: Ran, profile: TargetProfile) -> ModelRun:
         if ran.status != "ran":
             raise ModelError(
-                f"on {self.spelling}: {ran.reason or f'{ran.status} without a reason'}",
+                ran.reason or f"{ran.status} without a reason",
                 where=str(entry.bundle.path / entry.graph.model),
                 remedy=f"package the model for {_TARGET}@{self.chip.variant}, whose rules are this chip's",
             )
         if ran.assigned and profile.provider.name not in ran.assigned.values():
             raise ModelError(
-                f"on {self.spelling}: {profile.provider.name} takes none of the model's {len(ran.assigned)} nodes",
+                f"{profile.provider.name} takes none of the model's {len(ran.assigned)} nodes",
                 where=str(entry.bundle.path / entry.graph.model),
                 remedy=f"package the model for {_TARGET}@{self.chip.variant}: it wants static shapes, and types "
                 "that this package does not have",

@@ -25,7 +25,7 @@ from edgeq.node_times import read_profile
 
 __all__ = ["Programs", "run_native"]
 
-_BAD_INPUT, _BAD_MODEL, _BAD_RUNTIME, _NO_PROVIDER, _NO_OUTPUT = 2, 3, 4, 5, 6
+_BAD_INPUT, _BAD_MODEL, _BAD_RUNTIME, _NO_PROVIDER, _NO_OUTPUT, _NO_CORES = 2, 3, 4, 5, 6, 7
 _SIGKILL, _SIGSEGV, _SIGILL = 9, 11, 4
 _GRACE_S = 10.0
 
@@ -164,22 +164,22 @@ def _result(
     transport: Transport, done: Completed, local: Path, there: PurePosixPath, info: DeviceInfo
 ) -> job_file.RunnerResult:
     file = local / job_file.RESULT
-    if done.code in (0, _BAD_INPUT, _BAD_MODEL, _BAD_RUNTIME, _NO_PROVIDER, _NO_OUTPUT):
+    if done.code in (0, _BAD_INPUT, _BAD_MODEL, _BAD_RUNTIME, _NO_PROVIDER, _NO_OUTPUT, _NO_CORES):
         try:
             _fetch(transport, there / job_file.RESULT, file)
             result = job_file.read_result(file.read_bytes())
         except (OSError, ProviderError):
             raise died(done, info) from None
         if result.error is not None:
-            _raise(result.error, info)
+            _raise(result.error)
         if done.code == 0:
             return result
     raise died(done, info)
 
 
-def _raise(error: job_file.RunnerError, info: DeviceInfo) -> NoReturn:
+def _raise(error: job_file.RunnerError) -> NoReturn:
     """The runner's error as one of edgeq's."""
-    what = f"on {info.spelling}: {error.text}"
+    what = error.text
     if error.code == _BAD_MODEL:
         raise ModelError(what, remedy="check that the device's ONNX Runtime knows every operator of the model")
     if error.code == _NO_PROVIDER:
@@ -188,7 +188,11 @@ def _raise(error: job_file.RunnerError, info: DeviceInfo) -> NoReturn:
         raise ProviderError(what, remedy="check that the library is made for this device (ABI, C library)")
     if error.code == _NO_OUTPUT:
         raise ProviderError(what, remedy="make room on the device")
-    raise ConfigError(what, remedy="check the options; if they are right, this is a fault of edgeq's: please report it")
+    if error.code == _NO_CORES:
+        raise ConfigError(what, where="--cores", remedy="choose among the cores that the device has, or all")
+    raise ConfigError(
+        what, remedy="if the bundle's files are what edgeq wrote, this is a fault of it: please report it"
+    )
 
 
 def died(done: Completed, info: DeviceInfo) -> EdgeqError:
@@ -197,24 +201,22 @@ def died(done: Completed, info: DeviceInfo) -> EdgeqError:
     behind = f"; its last words: {words}" if words else ""
     if done.code == -_SIGKILL:
         return ModelError(
-            f"on {info.spelling}: the system killed the runner{behind}",
+            f"the system killed the runner{behind}",
             remedy="the model needs more memory than the device gives, most likely: use a smaller one, or free memory",
         )
     if done.code in (-_SIGSEGV, -_SIGILL):
         name = "SIGSEGV" if done.code == -_SIGSEGV else "SIGILL"
         return ModelError(
-            f"on {info.spelling}: ONNX Runtime crashed there with {name}{behind}",
+            f"ONNX Runtime crashed there with {name}{behind}",
             remedy="try another version of ONNX Runtime there, or the fallback graph",
         )
     if done.code in (126, 127):
         why, remedy = next((value for key, value in _NO_START.items() if re.search(key, words)), _NO_START[""])
         return ProviderError(
-            f"on {info.spelling}: the runner does not start: {why}{behind}",
+            f"the runner does not start: {why}{behind}",
             remedy=remedy.format(abi=info.abi or "that of its runner"),
         )
-    return ProviderError(
-        f"on {info.spelling}: the runner ended with exit code {done.code} and no result{behind}", remedy="run it again"
-    )
+    return ProviderError(f"the runner ended with exit code {done.code} and no result{behind}", remedy="run it again")
 
 
 def _model_run(

@@ -102,6 +102,8 @@ def run_on_devices(
         raise ConfigError("no device is named", remedy="give --device, such as --device local; see `edgeq devices`")
     if report_folder is not None:
         check_writable(report_folder)
+    limits = limits or DeviceLimits()
+    limits.check_measured(latency=options.latency)
     bundle = read_bundle(path)
     if not trust_provider:
         check_providers(bundle)
@@ -118,7 +120,7 @@ def run_on_devices(
             if result.error is None:
                 result = compare(device, result)
             progress.advance()
-            return with_checks(result, limits or DeviceLimits())
+            return with_checks(result, limits)
 
         try:
             results = _by_machine(found, run)

@@ -98,7 +98,7 @@ def test_a_gpu_that_is_emulated_gives_numbers_and_no_times(bundle: Bundle, feeds
 def test_what_the_page_refuses_is_said_in_its_own_words(bundle: Bundle, feeds: Any) -> None:
     installed()
     wrong = ({"image": np.ones((2, 2), np.float32)},)
-    with pytest.raises(ModelError, match=r"on browser:wasm: .*Invalid rank") as caught:
+    with pytest.raises(ModelError, match="Invalid rank") as caught:
         BrowserDevice("wasm").run(job_of(bundle, wrong))
     assert caught.value.where == str(bundle.model)
 

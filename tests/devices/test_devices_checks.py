@@ -112,8 +112,10 @@ def test_limits_of_latency() -> None:
         assert (found.checks[1].state, found.exit_code) == (state, code)
     emulated = msgspec.structs.replace(BEFORE.latency, emulated=True)
     for latency in (emulated, None):
-        found = with_checks(msgspec.structs.replace(BEFORE, latency=latency), DeviceLimits(max_latency_ms=1.0))
-        assert (found.checks[1].state, found.exit_code) == ("undecided", 0)
+        result = msgspec.structs.replace(BEFORE, latency=latency)
+        for limits in (DeviceLimits(max_latency_ms=1.0), LIMITS):
+            found = with_checks(result, limits)
+            assert (found.checks[1].state, found.exit_code) == ("error", 2)
 
 
 def test_a_device_that_failed_keeps_its_exit_code() -> None:
@@ -132,11 +134,11 @@ def test_junit_counts_and_escapes() -> None:
         "testsuites",
         "6",
         "1",
-        "1",
+        "2",
     )
     first, second = root
     counts = ("tests", "failures", "errors", "skipped")
-    assert [[suite.attrib[key] for key in counts] for suite in (first, second)] == [list("4111"), list("2001")]
+    assert [[suite.attrib[key] for key in counts] for suite in (first, second)] == [list("4111"), list("2010")]
     assert [case[0].tag for case in first] == ["system-out", "failure", "skipped", "error"]
     assert all(case.attrib["classname"] == "tiny on adb:1" for case in first)
     assert first[1][0].attrib["message"].startswith('a "quote", <tag>, & ]]>, ')
@@ -221,8 +223,9 @@ def test_a_device_that_cannot_be_reached_is_in_the_junit_report(
     [
         (("--max-regression", "5%"), "needs something to compare with"),
         (("--baseline", "missing.json"), "cannot read the baseline"),
+        (("--max-latency-ms", "5", "--no-latency"), "--max-latency-ms limits the latency, which --no-latency leaves"),
     ],
-    ids=["no baseline", "no such file"],
+    ids=["no baseline", "no such file", "not measured"],
 )
 def test_what_cannot_be_compared_is_refused_first(
     device: PythonDevice, bundle: Path, arguments: tuple[str, ...], said: str

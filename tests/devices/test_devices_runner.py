@@ -162,7 +162,7 @@ def changed(value: object, *path: str | int) -> Callable[[dict], None]:
         (changed("0,1-", "cores"), "names no cores"),
         (changed("9-1", "cores"), "names no cores"),
         (changed("99999999999999999999", "cores"), "names no cores"),
-        (changed("1000", "cores"), "none of the cores 1000 may be used"),
+        (changed("1000", "cores"), "none of the cores 1000 may be used, only 0"),
         (changed("/nowhere/manifest", "entries", 0, "bundle"), "manifest.json cannot be read"),
         (changed("../model.onnx", "entries", 0, "model"), "no plain path inside the bundle"),
         (changed("/etc/passwd", "entries", 0, "model"), "no plain path inside the bundle"),

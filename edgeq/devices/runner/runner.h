@@ -9,6 +9,7 @@ enum {
   BAD_RUNTIME = 4,  /* libonnxruntime cannot be loaded, or is too old */
   NO_PROVIDER = 5,  /* this runtime or device lacks the execution provider */
   NO_OUTPUT = 6,    /* the result cannot be written */
+  NO_CORES = 7,     /* the cores that were asked for do not exist, or may not be used */
 };
 
 /* Write {"error": ...} in the result's place, and end. */

@@ -100,6 +100,17 @@ static bool choose_kind(bool big, const cpu_set_t *allowed, cpu_set_t *chosen) {
   return fastest > slowest;
 }
 
+/* As parse_list reads them: 0,4-7. */
+static void list_cores(const cpu_set_t *cores, text *into) {
+  for (int cpu = 0, last; cpu < CPU_SETSIZE; cpu = last + 1) {
+    last = cpu;
+    if (!CPU_ISSET(cpu, cores)) continue;
+    while (last + 1 < CPU_SETSIZE && CPU_ISSET(last + 1, cores)) last++;
+    text_add(into, "%s%d", into->length ? "," : "", cpu);
+    if (last > cpu) text_add(into, "-%d", last);
+  }
+}
+
 void pin(const char *cores, text *note) {
   cpu_set_t allowed, chosen;
   if (strcmp(cores, "all") == 0) return;
@@ -114,10 +125,14 @@ void pin(const char *cores, text *note) {
       return;
     }
   } else if (!parse_list(cores, &chosen)) {
-    fail(BAD_INPUT, "'%s' names no cores: write all, big, little, or numbers such as 0,4-7", cores);
+    fail(NO_CORES, "'%s' names no cores: write all, big, little, or numbers such as 0,4-7", cores);
   }
   CPU_AND(&chosen, &chosen, &allowed);
-  if (CPU_COUNT(&chosen) == 0) fail(BAD_INPUT, "none of the cores %s may be used", cores);
+  if (CPU_COUNT(&chosen) == 0) {
+    text known = {0};
+    list_cores(&allowed, &known);
+    fail(NO_CORES, "none of the cores %s may be used, only %s", cores, known.bytes);
+  }
   if (sched_setaffinity(0, sizeof chosen, &chosen)) text_add(note, "it was not pinned to cores: the system refused");
 }
 
