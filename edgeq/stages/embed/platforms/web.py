@@ -2,50 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 from edgeq.bundle import GraphEntry
 from edgeq.errors import ConfigError
-from edgeq.interface import PixelInput
-from edgeq.stages.embed.code import Dialect
-from edgeq.stages.embed.meaning import Meaning, read_meaning
-from edgeq.stages.embed.names import TYPESCRIPT, camel, slug
+from edgeq.stages.embed.platforms.typescript import TYPES, script_context, script_files
 from edgeq.stages.embed.project import Platform, Project, Request
-from edgeq.stages.embed.render import render_files
 
 __all__ = ["WEB"]
 
 _RUNTIME = "1.30.0"
 """Of the npm package onnxruntime-web: what targets `web` and `web-gpu` were measured with."""
 
-_TYPESCRIPT = "5.9.3"
-
-
-class ScriptType(NamedTuple):
-    """The array in JavaScript that holds a type, and ONNX Runtime's name of it."""
-
-    array: str
-    onnx: str
-
-
-_TYPES = {
-    "float32": ScriptType("Float32Array", "float32"),
-    "float64": ScriptType("Float64Array", "float64"),
-    "float16": ScriptType("Uint16Array", "float16"),
-    "int64": ScriptType("BigInt64Array", "int64"),
-    "int32": ScriptType("Int32Array", "int32"),
-    "int16": ScriptType("Int16Array", "int16"),
-    "int8": ScriptType("Int8Array", "int8"),
-    "uint8": ScriptType("Uint8Array", "uint8"),
-    "bool": ScriptType("Uint8Array", "bool"),
-}
-
 _PROVIDERS = {"CPUExecutionProvider": "wasm", "WebGpuExecutionProvider": "webgpu"}
-_OWN = ("Outputs", "Inputs", "Prediction", "LoadOptions", "Picture", "ort", "Tokenizer", "Tensor", "Session")
-_LOCALS = ("feeds", "found", "shape", "result", "session", "labels", "top", "picture", "texts", "options")
-_SCRIPT = Dialect(TYPESCRIPT, camel, "onnxruntime-web", _TYPES, _LOCALS, length="inputs.{}.length")
+_PATHS = (
+    "README.md",
+    "package.json",
+    "tsconfig.json",
+    "src/index.ts",
+    "src/files.ts",
+    "demo/index.html",
+    "demo/demo.js",
+    "demo/npy.js",
+    "demo/serve.mjs",
+)
 
 
 @dataclass(frozen=True)
@@ -59,53 +39,16 @@ class GraphView:
 
 
 def _make(request: Request) -> Project:
-    manifest, options = request.bundle.manifest, request.options
-    graphs = tuple(_graph(request, graph) for graph in manifest.graphs)
-    meaning, code = read_meaning(manifest.interface), _SCRIPT.write(request.signature)
-    context: dict[str, Any] = {
-        "m": manifest,
-        "name": TYPESCRIPT.class_name(manifest.name, options.name, _OWN),
-        "slug": slug(manifest.name),
+    graphs = tuple(_graph(request, graph) for graph in request.bundle.manifest.graphs)
+    gpu = any(graph.provider == "webgpu" for graph in graphs)
+    context = script_context(request, "onnxruntime-web", TYPES) | {
         "graphs": graphs,
-        "gpu": any(graph.provider == "webgpu" for graph in graphs),
-        "meaning": meaning,
-        "pixels": meaning.picture if isinstance(meaning.picture, PixelInput) else None,
-        "wordpiece": _is_wordpiece(meaning),
-        "labels": manifest.labels,
+        "gpu": gpu,
+        "providers": "webgpu or wasm" if gpu else "wasm",
         "runtime": _RUNTIME,
-        "typescript": _TYPESCRIPT,
-        "samples": manifest.samples,
-        "fence": "`" * 3,
-        "inputs": code.inputs,
-        "outputs": code.outputs,
-        "sizes": code.sizes,
-        "ids": code.ids,
     }
-    files = (*render_files("web", _templates(context), context), *request.assets("assets/", "demo/"))
+    files = (*script_files("web", _PATHS, context), *request.assets("assets/", "demo/"))
     return Project(files, next=("in this folder: npm install && npm run demo",))
-
-
-def _templates(context: Mapping[str, Any]) -> dict[str, str]:
-    found = {
-        "README.md": "README.md.jinja",
-        "package.json": "package.json.jinja",
-        "tsconfig.json": "tsconfig.json.jinja",
-        "src/index.ts": "index.ts.jinja",
-        "src/files.ts": "files.ts.jinja",
-        "demo/index.html": "index.html.jinja",
-        "demo/demo.js": "demo.js.jinja",
-        "demo/npy.js": "npy.js.jinja",
-        "demo/serve.mjs": "serve.mjs.jinja",
-    }
-    if context["meaning"].picture is not None:
-        found["src/pictures.ts"] = "pictures.ts.jinja"
-    if context["wordpiece"]:
-        found["src/wordpiece.ts"] = "wordpiece.ts.jinja"
-    return found
-
-
-def _is_wordpiece(meaning: Meaning) -> bool:
-    return bool(meaning.tokens) and meaning.tokens[0].algorithm == "WordPiece"
 
 
 def _graph(request: Request, entry: GraphEntry) -> GraphView:

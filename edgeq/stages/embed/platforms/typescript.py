@@ -1,0 +1,76 @@
+"""What packages in TypeScript share, for browsers and for React Native: types, names, and the modules of both."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from edgeq.interface import PixelInput
+from edgeq.stages.embed.code import Dialect
+from edgeq.stages.embed.meaning import read_meaning
+from edgeq.stages.embed.names import TYPESCRIPT, camel, slug
+from edgeq.stages.embed.project import ProjectFile, Request
+from edgeq.stages.embed.render import render_files
+
+__all__ = ["TYPES", "TYPESCRIPT_VERSION", "ScriptType", "script_context", "script_files"]
+
+TYPESCRIPT_VERSION = "5.9.3"
+
+
+class ScriptType(NamedTuple):
+    """The array in JavaScript that holds a type, and ONNX Runtime's name of it."""
+
+    array: str
+    onnx: str
+
+
+TYPES = {
+    "float32": ScriptType("Float32Array", "float32"),
+    "float64": ScriptType("Float64Array", "float64"),
+    "float16": ScriptType("Uint16Array", "float16"),
+    "int64": ScriptType("BigInt64Array", "int64"),
+    "int32": ScriptType("Int32Array", "int32"),
+    "int16": ScriptType("Int16Array", "int16"),
+    "int8": ScriptType("Int8Array", "int8"),
+    "uint8": ScriptType("Uint8Array", "uint8"),
+    "bool": ScriptType("Uint8Array", "bool"),
+}
+
+_OWN = ("Outputs", "Inputs", "Prediction", "LoadOptions", "Picture", "ort", "Tokenizer", "Tensor", "Session")
+_LOCALS = ("feeds", "found", "shape", "result", "session", "labels", "top", "picture", "texts", "options")
+
+
+def script_context(request: Request, api: str, types: Mapping[str, ScriptType]) -> dict[str, Any]:
+    """What the templates of each such package need, where ``api`` passes tensors of ``types``.
+
+    Raises:
+        ConfigError: a type that the API lacks, or a name for the class that is taken.
+    """
+    manifest, options = request.bundle.manifest, request.options
+    meaning = read_meaning(manifest.interface)
+    code = Dialect(TYPESCRIPT, camel, api, types, _LOCALS, length="inputs.{}.length").write(request.signature)
+    return {
+        "m": manifest,
+        "name": TYPESCRIPT.class_name(manifest.name, options.name, _OWN),
+        "slug": slug(manifest.name),
+        "meaning": meaning,
+        "pixels": meaning.picture if isinstance(meaning.picture, PixelInput) else None,
+        "wordpiece": bool(meaning.tokens) and meaning.tokens[0].algorithm == "WordPiece",
+        "labels": manifest.labels,
+        "typescript": TYPESCRIPT_VERSION,
+        "samples": manifest.samples,
+        "fence": "`" * 3,
+        "inputs": code.inputs,
+        "outputs": code.outputs,
+        "sizes": code.sizes,
+        "ids": code.ids,
+    }
+
+
+def script_files(platform: str, paths: Collection[str], context: Mapping[str, Any]) -> tuple[ProjectFile, ...]:
+    """The platform's files from templates of their names, and the modules for pictures or texts, if needed."""
+    own = {path: f"{path.rpartition('/')[2]}.jinja" for path in paths}
+    if context["meaning"].picture is not None:
+        own["src/pictures.ts"] = "pictures.ts.jinja"
+    common = {"src/wordpiece.ts": "wordpiece.ts.jinja"} if context["wordpiece"] else {}
+    return (*render_files(platform, own, context), *render_files("typescript", common, context))
