@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgeq.request import Data, Exported, Limits, parse_bytes, parse_wrap
+from edgeq.request import Data, Exported, Limits, parse_bytes
+from edgeq.wrap import parse_wrap
 
 if TYPE_CHECKING:
     from edgeq.compare_report import CompareReport
@@ -45,7 +46,7 @@ def export(
     example_inputs: Any = None,
     fix: Mapping[str, int] | None = None,
     embed_preprocessing: bool | str | tuple[int, ...] = False,
-    embed_postprocessing: bool = False,
+    embed_postprocessing: bool | str = False,
     seed: int | None = None,
     cache: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -93,7 +94,8 @@ def export(
         fix: Sizes of dynamic dimensions by name.
         embed_preprocessing: The package takes raw uint8 pixels and prepares them itself: True for pictures of any
             size, ``"480x640"`` or ``(480, 640)`` for one height and width. See ``docs/preprocessing.md``.
-        embed_postprocessing: The package gives probabilities and the most probable classes, or finished embeddings.
+        embed_postprocessing: The package gives probabilities and the most probable classes, finished embeddings, or
+            boxes: True for what the source says, or such as ``"yolov8,score=0.3,overlap=0.5,boxes=50"``.
         seed: For drawing ``samples``.
         cache: A folder for statistics; an interrupted calibration resumes from it.
         overwrite: Replace an existing bundle.

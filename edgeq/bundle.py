@@ -60,13 +60,15 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Sample tensors: ``.npy`` files by tensor name, ``count`` samples stacked on a new first axis.
 
     ``outputs`` are the float model's. ``sqnr_db`` is, per output, how close the packaged model
-    came to them when the bundle was made: what a validation must reach again.
+    came to them when the bundle was made: what a validation must reach again. ``box_agreement`` is that for
+    outputs that hold boxes, in percent: how many are the float model's, by the name of the output.
     """
 
     count: int
     inputs: dict[str, str]
     outputs: dict[str, str]
     sqnr_db: dict[str, float]
+    box_agreement: dict[str, float] = {}
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,8 +83,9 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class GraphEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One graph of a bundle: its file, the target it was made for, and how a session with it is made.
 
-    All graphs of a bundle have the same inputs and outputs. ``sqnr_db`` is what ``Samples.sqnr_db`` is for
-    the first graph; ``verification`` is the target's, so that a bundle can be checked without its profile.
+    All graphs of a bundle have the same inputs and outputs. ``sqnr_db`` and ``box_agreement`` are what they are in
+    ``Samples`` for the first graph; ``verification`` is the target's, so that a bundle can be checked without its
+    profile.
     """
 
     model: str
@@ -95,6 +98,12 @@ class GraphEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     forecast: tuple[NodeForecast, ...] = ()
     gates: Gates = Gates()
     sqnr_db: dict[str, float] = {}
+    box_agreement: dict[str, float] = {}
+
+    @property
+    def recorded(self) -> dict[str, float]:
+        """What was found of each output when the bundle was made, in dB or in percent."""
+        return {**self.sqnr_db, **self.box_agreement}
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -171,6 +180,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             forecast=self.forecast,
             gates=self.gates,
             sqnr_db=self.samples.sqnr_db if self.samples else {},
+            box_agreement=self.samples.box_agreement if self.samples else {},
         )
 
     @property

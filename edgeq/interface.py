@@ -162,7 +162,7 @@ class BoxScoresOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 class BoxClassesOutput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="box-classes"):
     """The class of what is in each of the ``boxes``, int64 ``[batch, most]``; -1 in empty rows. Line ``n`` (from 0)
-    of ``labels`` names class ``n`` of ``classes``.
+    of ``labels`` names class ``n`` of ``classes`` (0: how many there are is not known).
     """
 
     boxes: str
@@ -199,6 +199,11 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     inputs: tuple[Input, ...] = ()
     outputs: tuple[Output, ...] = ()
+
+    @property
+    def boxes(self) -> BoxesOutput | None:
+        """The output that holds boxes, if the model is a detector whose head the graph decodes."""
+        return next((entry for entry in self.outputs if isinstance(entry, BoxesOutput)), None)
 
     @property
     def files(self) -> frozenset[str]:

@@ -24,7 +24,6 @@ __all__ = [
     "Data",
     "Exported",
     "Limits",
-    "Wrap",
     "broken_contract",
     "closed_gates",
     "library_versions",
@@ -33,7 +32,6 @@ __all__ = [
     "parse_percent",
     "parse_scheme",
     "parse_shapes",
-    "parse_wrap",
     "planned_placement",
     "shortfall",
 ]
@@ -75,23 +73,6 @@ class Data:
                 raise CalibrationError(f"{option} names no file or folder", where=str(file), remedy="check the path")
         if self.metric is not None and not Path(self.metric.rpartition(":")[0]).is_file():
             raise ConfigError(f"no metric at {self.metric!r}", remedy="write it as path/to/metric.py:function")
-
-
-@dataclass(frozen=True)
-class Wrap:
-    """What an app would do around the model and the graph does instead (see ``docs/preprocessing.md``).
-
-    ``pixels``: it takes raw pixels, of any size or of ``size`` (height, width), with ``channels`` (3 or 4; None:
-    either). ``answers``: it gives probabilities and the most probable classes, or finished embeddings.
-    """
-
-    pixels: bool = False
-    size: tuple[int, int] | None = None
-    channels: int | None = None
-    answers: bool = False
-
-    def __bool__(self) -> bool:
-        return self.pixels or self.answers
 
 
 @dataclass(frozen=True)
@@ -315,25 +296,6 @@ def parse_percent(text: str) -> float:
     if not match:
         raise ConfigError(f"{text!r} is not a percentage", remedy="write it with its sign, such as 5%")
     return float(match.group(1)) / 100
-
-
-def parse_wrap(preprocessing: bool | str | tuple[int, ...], postprocessing: bool) -> Wrap:
-    """``True`` or ``"any"`` for pictures of any size; ``"480x640"``, ``"480x640x4"`` or a tuple for height and width.
-
-    Raises:
-        ConfigError: another form, or a size that is none.
-    """
-    if preprocessing is False or preprocessing is True or preprocessing == "any":
-        return Wrap(bool(preprocessing), answers=postprocessing)
-    parts = preprocessing.lower().split("x") if isinstance(preprocessing, str) else [str(n) for n in preprocessing]
-    sizes = [int(part) for part in parts if part.isascii() and part.isdecimal()]
-    if len(sizes) != len(parts) or len(sizes) not in (2, 3) or min(sizes) < 1 or sizes[2:] not in ([], [3], [4]):
-        raise ConfigError(
-            f"{preprocessing!r} is no size of pictures",
-            remedy="write HEIGHTxWIDTH, such as --embed-preprocessing 480x640 (480x640x4 for RGBA), "
-            "or nothing behind it for any size; if that was the source, put it in front of the option",
-        )
-    return Wrap(True, (sizes[0], sizes[1]), sizes[2] if len(sizes) == 3 else 3, postprocessing)
 
 
 def parse_shapes(items: tuple[str, ...]) -> dict[str, int]:

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
 
-__all__ = ["Licence", "Parity", "Pooling", "Source"]
+__all__ = ["BoxLayout", "Licence", "Parity", "Pooling", "Source"]
 
 Pooling = Literal["mean", "first", "max"]
 """The mean over the tokens of a text, the first token alone (``[CLS]``), or the largest number of all."""
+
+BoxLayout = Literal["yolov5", "yolov8", "yolov10", "yolox", "detr", "rt-detr"]
+"""How the outputs of a detector hold its boxes: see ``edgeq.stages.wrap.boxes``."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Source:
     ``example_inputs`` are one batch of valid inputs by name. ``provenance`` is what a stranger
     needs to obtain the same model: route, origin, versions, sha256 of the weights.
     ``recipe`` names a bundled calibration recipe that suits the model, or is None. ``pooling`` is how a sentence
-    encoder makes one vector of its tokens', None if that is not said.
+    encoder makes one vector of its tokens', None if that is not said; ``boxes`` how a detector's outputs hold its.
     """
 
     name: str
@@ -63,3 +66,4 @@ class Source:
     recipe: str | None = None
     labels: tuple[str, ...] = field(default=())
     pooling: Pooling | None = None
+    boxes: BoxLayout | None = None

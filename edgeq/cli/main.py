@@ -54,7 +54,8 @@ def _job(json_output: bool, options: dict[str, Any], **more: Any) -> Job:
     """The job that the shared options describe."""
     from edgeq.cli.progress import make_progress
     from edgeq.pipeline import Job
-    from edgeq.request import Data, parse_shapes, parse_wrap
+    from edgeq.request import Data, parse_shapes
+    from edgeq.wrap import parse_wrap
 
     data = Data(
         options["calibration"],
@@ -75,7 +76,7 @@ def _job(json_output: bool, options: dict[str, Any], **more: Any) -> Job:
         range_method=options["range_method"],
         task=options["task"],
         fixed_dims=parse_shapes(options["fix"]),
-        wrap=parse_wrap(options.get("embed_preprocessing") or False, options.get("embed_postprocessing", False)),
+        wrap=parse_wrap(options.get("embed_preprocessing") or False, options.get("embed_postprocessing") or False),
         cache=cache,
         trust_remote_code=options["trust_remote_code"],
         allow_pickle=options["allow_pickle"],

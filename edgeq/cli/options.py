@@ -161,7 +161,7 @@ def effort_option(function: Command) -> Command:
 
 
 def wrap_options(function: Command) -> Command:
-    """``--embed-preprocessing [SIZE]`` and ``--embed-postprocessing``."""
+    """``--embed-preprocessing [SIZE]`` and ``--embed-postprocessing [LAYOUT,NUMBERS]``."""
     decorators = (
         click.option(
             "--embed-preprocessing",
@@ -172,8 +172,10 @@ def wrap_options(function: Command) -> Command:
         ),
         click.option(
             "--embed-postprocessing",
-            is_flag=True,
-            help="Give probabilities and the best classes, or pooled, normalized embeddings.",
+            is_flag=False,
+            flag_value="auto",
+            metavar="[LAYOUT,NUMBERS]",
+            help="Give the best classes, pooled and normalized embeddings, or boxes (yolov8,score=0.25,...).",
         ),
     )
     return _apply(decorators, function)

@@ -13,6 +13,7 @@ from edgeq import __version__, graph
 from edgeq.bundle import Bundle, Manifest, TensorEntry, file_entry, read_bundle
 from edgeq.compare_report import ComparedModel
 from edgeq.errors import ConfigError
+from edgeq.interface import BoxesOutput
 from edgeq.report import Report
 from edgeq.stages.run.validate import load_samples
 from edgeq.target import CPU_PROVIDER, Provider
@@ -35,12 +36,16 @@ class Contender:
 
 @dataclass(frozen=True)
 class Fed:
-    """Batches by input name, and the float model's answers where they are answers to both contenders' samples."""
+    """Batches by input name, and the float model's answers where they are answers to both contenders' samples.
+
+    ``boxes`` names the outputs that are boxes in both.
+    """
 
     inputs: Sequence[Arrays]
     references: Sequence[Arrays] | None
     task: str | None
     text: str
+    boxes: BoxesOutput | None = None
 
 
 def open_contender(path: str | os.PathLike[str], folder: Path, *, trust_provider: bool = False) -> Contender:
@@ -90,11 +95,13 @@ def feed(a: Contender, b: Contender, sizes: Mapping[str, int]) -> Fed:
     _check_inputs(a, b)
     loaded = [load_samples(c.bundle) for c in (a, b) if c.bundle.manifest.samples is not None]
     task = a.bundle.manifest.task or b.bundle.manifest.task
+    of_both = [c.bundle.manifest.interface.boxes for c in (a, b)]
+    boxes = of_both[0] if of_both[0] == of_both[1] else None
     if not loaded:
-        return Fed([_made_up(a.bundle.manifest.inputs, sizes)], None, task, "made-up inputs")
+        return Fed([_made_up(a.bundle.manifest.inputs, sizes)], None, task, "made-up inputs", boxes)
     inputs, outputs, samples = loaded[0]
     same = all(_equal(inputs, other) for other, _, _ in loaded[1:])
-    return Fed(inputs, outputs if same else None, task, f"the bundle's {samples.count} samples")
+    return Fed(inputs, outputs if same else None, task, f"the bundle's {samples.count} samples", boxes)
 
 
 def _as_bundle(path: Path, folder: Path) -> Bundle:

@@ -69,7 +69,14 @@ class EvaluationData:
             answers = (
                 (batch, None if reference is None else reference(batch), output) for batch, output in stream(feed)
             )
-            found = score(answers, task=bundle.manifest.task, source=feed.description, labels=labels)
+            manifest = bundle.manifest
+            found = score(
+                answers,
+                task=manifest.task,
+                source=feed.description,
+                labels=labels,
+                boxes=manifest.interface.boxes,
+            )
         return tuple(sorted(found.metrics, key=lambda metric: metric.name != found.primary))
 
     def _feed(self, bundle: Bundle) -> Feed:

@@ -15,12 +15,13 @@ import onnx_ir as ir
 
 from edgeq.errors import CalibrationError, ConfigError, NothingToQuantizeError
 from edgeq.graph import TensorInfo, input_infos, saved_bytes
+from edgeq.interface import BoxesOutput
 from edgeq.pipeline.planning import plan_model
 from edgeq.pipeline.wrapping import Wrapping, check_wrap
 from edgeq.progress import Progress, Silent
 from edgeq.qtypes import NodeForecast, NodeFormat, QuantPlan, Scheme, TensorStats
 from edgeq.recipe import ImagePreprocess, Preprocess, TextPreprocess
-from edgeq.request import Data, Wrap, parse_scheme
+from edgeq.request import Data, parse_scheme
 from edgeq.runtime import check_available
 from edgeq.sandbox.place import Place
 from edgeq.source import Source
@@ -40,6 +41,7 @@ from edgeq.stages.run.predict import Reference
 from edgeq.stages.tune import finish, shape_float, stamp
 from edgeq.stages.tune.context import find_chips
 from edgeq.target import Gate, TargetProfile, load_target
+from edgeq.wrap import Wrap
 
 __all__ = ["EFFORTS", "Job"]
 
@@ -184,7 +186,14 @@ class Job:
         if not self.wrap:
             return None
         source, steps = self.source, self._steps() if self.wrap.pixels else None
-        return Wrapping(self.wrap, self.prepared.model, steps, source.task, len(source.labels), source.pooling)
+        return Wrapping(
+            self.wrap, self.prepared.model, steps, source.task, len(source.labels), source.pooling, source.boxes
+        )
+
+    @property
+    def boxes(self) -> BoxesOutput | None:
+        """The output of the package that holds boxes, if there is one."""
+        return None if self.wrapping is None else self.wrapping.interface.boxes
 
     def _steps(self) -> ImagePreprocess:
         preprocess, inputs = self.preprocess, input_infos(self.prepared.model)

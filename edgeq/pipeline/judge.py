@@ -29,6 +29,9 @@ __all__ = ["SOUND_SQNR_DB", "Attempt", "Impossible", "Verdict", "arithmetic", "a
 SOUND_SQNR_DB = 10.0
 """Below this a precision is not handed over without being asked for: a tenth of the signal is noise."""
 
+SOUND_AGREEMENT = 50.0
+"""The same of boxes, in percent: below this most of them are other ones."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -69,6 +72,8 @@ class Verdict:
         clauses = self.contract.clauses if self.contract is not None else ()
         if not self.met or any(clause.option in ("--max-drop", "--min-sqnr") for clause in clauses):
             return self.met
+        if any(percent < SOUND_AGREEMENT for percent in self.evaluation.box_agreement.values()):
+            return False
         sqnr_db = output_sqnr_db(self.evaluation)
         return sqnr_db is None or sqnr_db >= SOUND_SQNR_DB
 
@@ -213,6 +218,7 @@ def evaluate_model(job: Job, model: Path) -> Evaluation:
             provider=provider,
             optimization=optimization,
             labels=judged,
+            boxes=job.boxes,
             progress=job.progress,
         )
         evaluation = (

@@ -74,6 +74,7 @@ def publish(
         sample_inputs=attempt.evaluation.sample_inputs,
         reference_outputs=attempt.evaluation.reference_outputs,
         sqnr_db=attempt.evaluation.sqnr_db,
+        box_agreement=attempt.evaluation.box_agreement,
         labels=job.source.labels,
     )
     places = places_for([job.target.verification, second.job.target.verification if second else None], job.places)
@@ -142,6 +143,7 @@ def _entry(job: Job, attempt: Attempt) -> GraphEntry:
         forecast=tuple(attempt.plan.nodes.values()),
         gates=job.target.gates,
         sqnr_db={name: round(value, 3) for name, value in attempt.evaluation.sqnr_db.items()},
+        box_agreement=dict(attempt.evaluation.box_agreement),
     )
 
 
@@ -288,6 +290,7 @@ def _run_on_provider(job: Job, path: Path, attempt: Attempt, places: Sequence[Pl
         task=job.source.task,
         text=f"{len(inputs)} samples",
         judged_db=attempt.evaluation.sqnr_db,
+        boxes=job.boxes,
     )
     target = job.target
     return run_everywhere(path, target.provider, target.verification, samples, places, progress=job.progress)

@@ -19,16 +19,16 @@ from edgeq.meanings import output_meaning
 from edgeq.qtypes import Decision, NodeForecast, QuantPlan
 from edgeq.recipe import ImagePreprocess
 from edgeq.report import Finding
-from edgeq.request import Wrap
 from edgeq.roles import is_float
 from edgeq.runtime import open_session, session_options
-from edgeq.source import Pooling
+from edgeq.source import BoxLayout, Pooling
 from edgeq.stages.calibrate.feeds import Feed
 from edgeq.stages.calibrate.images import ImageStore
 from edgeq.stages.choose import Layout, forecast_nodes
 from edgeq.stages.run.closeness import Closeness
-from edgeq.stages.wrap import PIXELS, Back, answer_back, join, pixel_front
+from edgeq.stages.wrap import PIXELS, Back, answer_back, boxes_back, join, pixel_front
 from edgeq.target import CPU_PROVIDER, TargetProfile
+from edgeq.wrap import Wrap
 
 if TYPE_CHECKING:
     from edgeq.pipeline.job import Job
@@ -48,7 +48,7 @@ _LEAST_DB = 30.0
 class Wrapping:
     """What ``wrap`` means for one prepared model: ``steps`` on pictures in front of it, answers behind it.
 
-    ``task``, the names of the classes and ``pooling`` are the source's.
+    ``task``, the number of named classes, ``pooling`` and the layout of ``boxes`` are the source's.
     """
 
     wrap: Wrap
@@ -57,6 +57,7 @@ class Wrapping:
     task: str | None = None
     classes: int = 0
     pooling: Pooling | None = None
+    boxes: BoxLayout | None = None
 
     @property
     def reads(self) -> TensorInfo:
@@ -98,6 +99,10 @@ class Wrapping:
             ConfigError: nothing is known to be done with its outputs.
         """
         infos = output_infos(self.model)
+        layout = self.wrap.boxes.layout or self.boxes
+        if layout is not None:
+            size, seen = self._picture_size, None
+            return boxes_back(infos, layout, self.wrap.boxes, size=size, seen=seen, classes=self.classes, opset=opset)
         mask = next((info for info in input_infos(self.model) if info.name == "attention_mask"), None)
         labels = ("", self.classes) if self.classes else None
         meanings = [
@@ -105,6 +110,18 @@ class Wrapping:
             for info, value in zip(infos, self.model.graph.outputs, strict=True)
         ]
         return answer_back(meanings, infos, mask=mask, pooling=self.pooling or "mean", opset=opset)
+
+    @property
+    def _picture_size(self) -> tuple[int, int] | None:
+        """``(height, width)`` of what the model itself reads; None where they are not fixed, or it is no picture."""
+        if self.steps is not None:
+            return self.steps.crop
+        pictures = [info.shape for info in input_infos(self.model) if len(info.shape) == 4]
+        if len(pictures) != 1:
+            return None
+        sides = pictures[0][2:] if pictures[0][1] in (1, 3, 4) else pictures[0][1:3]
+        height, width = sides
+        return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
     def package(
         self, shaped: ir.Model, plan: QuantPlan, model: ir.Model, target: TargetProfile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from edgeq.stages.export.preprocessing import encode_example, read_labels, read_
 from edgeq.stages.export.requirements import file_digest
 from edgeq.stages.export.sample_inputs import Guess, check_inputs, describe_inputs, find_inputs, make_inputs
 from edgeq.stages.export.tidy import tidy
+from edgeq.stages.export.ultralytics import read_metadata
 
 __all__ = ["FirstSample", "from_model", "from_onnx_file", "upgrade"]
 
@@ -45,7 +47,7 @@ def from_onnx_file(
     """Load a file, of any size: weights in external data stay on disk until a stage asks for them.
 
     Preprocessing and labels are taken from Hugging Face files beside the model, or one folder up
-    from a folder named ``onnx``. See :func:`from_model` for the rest.
+    from a folder named ``onnx``; else from what Ultralytics writes into a model. See :func:`from_model` for the rest.
 
     Raises:
         ModelError: the file is missing, unreadable, or its external data is missing or outside its folder.
@@ -75,17 +77,7 @@ def from_onnx_file(
     provenance = {**source.provenance, "sha256": digest}
     if preprocess is not None:
         provenance["preprocess"] = note
-    labels = read_labels(folder)
-    return Source(
-        name=source.name,
-        model=source.model,
-        example_inputs=source.example_inputs,
-        provenance=provenance,
-        task=task,
-        preprocess=preprocess,
-        parity=source.parity,
-        labels=labels,
-    )
+    return replace(source, provenance=provenance, labels=read_labels(folder) or source.labels)
 
 
 def from_model(
@@ -128,6 +120,9 @@ def from_model(
     model = tidy(model.clone())
     graph.open_dims(model)
     infos = graph.input_infos(model, fixed_dims)
+    described = read_metadata(model, infos)
+    note = {} if preprocess is not None or described.preprocess is None else {"preprocess": "the model's metadata"}
+    preprocess = preprocess or described.preprocess
     if example_inputs is not None:
         example, example_note = check_inputs(graph.input_infos(model), example_inputs, where=origin), "given"
     elif first_sample is not None:
@@ -136,7 +131,7 @@ def from_model(
         example = find_inputs(model, infos, first=_described(model, infos, preprocess), where=origin)
         example_note = f"made up: {describe_inputs(example)}"
     progress.start("opset", None)
-    model, note, parity = _in_opset(model, opset, example)
+    model, opset_note, parity = _in_opset(model, opset, example)
     progress.finish()
     return Source(
         name=name or model.graph.name or "model",
@@ -146,11 +141,15 @@ def from_model(
             "route": "onnx",
             "origin": origin,
             "producer": _producer(model),
-            "opset": note,
+            "opset": opset_note,
             "example_inputs": example_note,
+            **note,
         },
-        task=task,
+        task=task or described.task,
+        preprocess=preprocess,
         parity=parity,
+        labels=described.labels,
+        boxes=described.boxes,
     )
 
 

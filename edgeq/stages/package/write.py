@@ -39,6 +39,7 @@ def write_bundle(
     sample_inputs: Sequence[Mapping[str, np.ndarray]] = (),
     reference_outputs: Sequence[Mapping[str, np.ndarray]] = (),
     sqnr_db: Mapping[str, float] | None = None,
+    box_agreement: Mapping[str, float] | None = None,
     labels: Sequence[str] = (),
 ) -> Manifest:
     """Fill ``folder`` (an existing, empty one, see ``edgeq.output.atomic_folder``) and return the manifest.
@@ -52,6 +53,7 @@ def write_bundle(
         sample_inputs: Batches by input name. Those with the shapes of the first are kept.
         reference_outputs: The float model's answers to them.
         sqnr_db: How close the packaged model came to these answers, per output.
+        box_agreement: The same for outputs that hold boxes, in percent.
         labels: Names of the classes, one per logit.
 
     Raises:
@@ -62,7 +64,7 @@ def write_bundle(
     graph.save_model(model, folder / _MODEL)
     try:
         _write_fallback(folder, model, fallback, manifest)
-        samples = _write_samples(folder, sample_inputs, reference_outputs, sqnr_db or {})
+        samples = _write_samples(folder, sample_inputs, reference_outputs, sqnr_db or {}, box_agreement or {})
         preprocess, named = _write_tokenizer(folder, manifest), _write_labels(folder, labels)
         finished = msgspec.structs.replace(
             manifest,
@@ -131,6 +133,7 @@ def _write_samples(
     inputs: Sequence[Mapping[str, np.ndarray]],
     outputs: Sequence[Mapping[str, np.ndarray]],
     sqnr_db: Mapping[str, float],
+    box_agreement: Mapping[str, float],
 ) -> Samples | None:
     pairs = list(zip(inputs, outputs, strict=True))
     alike = [pair for pair in pairs if _shapes(pair) == _shapes(pairs[0])]
@@ -145,8 +148,10 @@ def _write_samples(
             stacked = np.stack([np.asarray(pair[side][name]) for pair in alike])
             np.save(folder / names[name], stacked, allow_pickle=False)
         named.append(names)
-    recorded = {name: round(sqnr_db[name], 3) for name in named[1] if name in sqnr_db}
-    return Samples(count=len(alike), inputs=named[0], outputs=named[1], sqnr_db=recorded)
+    recorded = [
+        {name: round(found[name], 3) for name in named[1] if name in found} for found in (sqnr_db, box_agreement)
+    ]
+    return Samples(count=len(alike), inputs=named[0], outputs=named[1], sqnr_db=recorded[0], box_agreement=recorded[1])
 
 
 def _shapes(pair: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]) -> list[tuple[int, ...]]:

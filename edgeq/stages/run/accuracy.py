@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from edgeq.errors import CalibrationError, ConfigError, ModelError
+from edgeq.interface import BoxesOutput
 from edgeq.metrics import recall_at_1, top_k_accuracy, top_k_agreement
 from edgeq.progress import Progress, Silent, track
 from edgeq.report import Metric
 from edgeq.runtime import Optimization
+from edgeq.stages.run.boxes import AGREEMENT, BoxCloseness
 from edgeq.stages.run.closeness import Closeness, signals
 from edgeq.stages.run.predict import Predict, Reference, predictor
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Evaluation", "evaluate", "evaluate_custom", "evaluate_pairs", "metric_drop", "pool", "score"]
 
 Arrays = Mapping[str, np.ndarray]
+Kept = tuple[dict[str, np.ndarray], ...]
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Evaluation:
 
     ``drop`` is NaN where the float model did not run. ``sample_inputs`` are the first batches that were fed,
     ``reference_outputs`` the float model's answers, ``sqnr_db`` the quantized model's closeness to them, per
-    output.
+    output, and ``box_agreement``, in percent, of the output that holds boxes.
     """
 
     metrics: tuple[Metric, ...]
@@ -48,6 +51,7 @@ class Evaluation:
     sample_inputs: tuple[dict[str, np.ndarray], ...] = ()
     reference_outputs: tuple[dict[str, np.ndarray], ...] = ()
     sqnr_db: Mapping[str, float] = field(default_factory=dict)
+    box_agreement: Mapping[str, float] = field(default_factory=dict)
 
 
 def metric_drop(metric: Metric) -> float:
@@ -72,6 +76,7 @@ def evaluate(
     optimization: Optimization = "all",
     threads: int = 0,
     labels: Sequence[Sequence[int]] | None = None,
+    boxes: BoxesOutput | None = None,
     keep: int = 4,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -87,6 +92,7 @@ def evaluate(
         optimization: ``"none"`` for the specification's numerics.
         threads: Intra-op threads, 0 for all cores.
         labels: For each sample, the class ids that count as right.
+        boxes: The output that holds boxes, if there is one.
         keep: How many batches to return as samples.
         progress: Told of every batch.
 
@@ -105,6 +111,7 @@ def evaluate(
             task=task,
             source=source,
             labels=labels,
+            boxes=boxes,
             keep=keep,
         )
 
@@ -115,6 +122,7 @@ def score(
     task: str | None,
     source: str,
     labels: Sequence[Sequence[int]] | None = None,
+    boxes: BoxesOutput | None = None,
     keep: int = 4,
 ) -> Evaluation:
     """The metrics of batches that have been run: what was fed, the float model's answer, the quantized model's.
@@ -125,7 +133,8 @@ def score(
         CalibrationError: no data, another number of labels than samples, or neither references nor labels.
     """
     errors: dict[str, Closeness] = {}
-    samples = _Samples(keep)
+    samples = _Samples(keep, boxes)
+    agreeing = None if boxes is None else BoxCloseness(boxes)
     classes: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     pooled, count = Closeness(), 0
     for batch, reference, output in answers:
@@ -136,8 +145,10 @@ def score(
         count += len(first) if first.ndim else 1
         if reference is None:
             continue
-        for name in signals(_finite(reference, source)):
+        for name in signals(_finite(reference, source), boxes):
             errors.setdefault(name, Closeness()).add(reference[name], output[name])
+        if agreeing is not None:
+            agreeing.add(reference, output)
         samples.add(batch, reference, output)
         if logits:
             classes[0].append(reference[logits])
@@ -146,6 +157,7 @@ def score(
     if not count:
         raise CalibrationError("there is no data to measure accuracy on", remedy="give --evaluation a folder with data")
     metrics = [
+        *(agreeing.metrics("", source) if agreeing is not None and agreeing.rows else ()),
         *_class_metrics(classes, labels, count, source),
         *_closeness("pooled ", pooled, source),
         *(_all_closeness(errors, source) if errors else ()),
@@ -154,9 +166,9 @@ def score(
         raise CalibrationError(
             "there is nothing to compare the outputs with", remedy="give --labels, or the float model with --reference"
         )
-    primary = next((m for m in metrics if m.name in ("top-1 accuracy", "top-1 agreement")), None)
+    primary = next((m for m in metrics if m.name in ("top-1 accuracy", "top-1 agreement", AGREEMENT)), None)
     primary = primary or next(m for m in metrics if m.name.endswith("cosine"))
-    drop = metric_drop(primary) if errors else float("nan")
+    drop = metric_drop(primary) if samples.inputs else float("nan")
     return Evaluation(tuple(metrics), primary.name, drop, *samples.results())
 
 
@@ -270,8 +282,9 @@ def pool(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
 class _Samples:
     """The first few batches, with what both models said."""
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, boxes: BoxesOutput | None = None) -> None:
         self.keep = keep
+        self.boxes = None if boxes is None else BoxCloseness(boxes)
         self.inputs: list[dict[str, np.ndarray]] = []
         self.outputs: list[dict[str, np.ndarray]] = []
         self.errors: dict[str, Closeness] = {}
@@ -282,12 +295,15 @@ class _Samples:
         if len(self.inputs) < self.keep:
             self.inputs.append(dict(batch))
             self.outputs.append(dict(reference))
-            for name in signals(reference):
+            for name in signals(reference, None if self.boxes is None else self.boxes.boxes):
                 self.errors.setdefault(name, Closeness()).add(reference[name], output[name])
+            if self.boxes is not None:
+                self.boxes.add(reference, output)
 
-    def results(self) -> tuple[tuple[dict[str, np.ndarray], ...], tuple[dict[str, np.ndarray], ...], dict[str, float]]:
-        errors = {name: round(error.sqnr_db, 3) for name, error in self.errors.items()}
-        return tuple(self.inputs), tuple(self.outputs), errors
+    def results(self) -> tuple[Kept, Kept, dict[str, float], dict[str, float]]:
+        errors = {name: error.value for name, error in self.errors.items()}
+        boxes = {} if self.boxes is None else {self.boxes.boxes.name: self.boxes.value}
+        return tuple(self.inputs), tuple(self.outputs), errors, boxes
 
 
 def _logits(outputs: Mapping[str, np.ndarray], task: str | None, labelled: bool) -> str | None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from edgeq.errors import ValidationError
+from edgeq.interface import BoxesOutput
 from edgeq.metrics import cosine
 from edgeq.report import Metric, bounded_db
+from edgeq.stages.run.boxes import BoxCloseness, box_group
 
-__all__ = ["Closeness", "closeness_metrics", "compare_outputs", "signals"]
+__all__ = ["Closeness", "Likeness", "closeness_metrics", "compare_outputs", "signals"]
 
 
 @dataclass
@@ -41,41 +44,78 @@ class Closeness:
             return bounded_db(np.inf)
         return bounded_db(10 * np.log10(self.signal / self.noise)) if self.signal > 0 else bounded_db(-np.inf)
 
+    noun: ClassVar[str] = "SQNR"
+    unit: ClassVar[Literal["dB"]] = "dB"
+
+    @property
+    def value(self) -> float:
+        """In ``unit``, as it is recorded and compared."""
+        return round(self.sqnr_db, 3)
+
+    def asked(self, recorded: float, tolerance_db: float) -> float:
+        """The least that is needed where ``recorded`` was found before."""
+        return recorded - tolerance_db
+
     @property
     def cosine(self) -> float:
         """Mean over the samples; a sample that is not finite counts as 0."""
         return self.cosines / max(self.rows, 1)
 
 
-def signals(outputs: Mapping[str, np.ndarray]) -> list[str]:
-    """The outputs whose closeness says something: floats, or all where there are none (numbers of classes are none)."""
-    return [name for name, array in outputs.items() if array.dtype.kind == "f"] or list(outputs)
+Likeness = Closeness | BoxCloseness
+"""Of one output: both have a ``value`` in a ``unit``, the ``noun`` for it, and how far one may fall short."""
+
+
+def signals(outputs: Mapping[str, np.ndarray], boxes: BoxesOutput | None = None) -> list[str]:
+    """The outputs whose SQNR says something: floats, or all where there are none (numbers of classes are none).
+
+    Lists of ``boxes`` have none: one more or less moves all that follow.
+    """
+    names = [name for name in outputs if name not in box_group(boxes)]
+    return [name for name in names if outputs[name].dtype.kind == "f"] or names
 
 
 def compare_outputs(
-    references: Sequence[Mapping[str, np.ndarray]], answers: Sequence[Mapping[str, np.ndarray]]
-) -> dict[str, Closeness]:
+    references: Sequence[Mapping[str, np.ndarray]],
+    answers: Sequence[Mapping[str, np.ndarray]],
+    boxes: BoxesOutput | None = None,
+) -> dict[str, Likeness]:
     """How close each output came over all batches, by name; arrays are of the same batches in the same order.
+
+    With ``boxes`` these outputs are compared as boxes, under the name of the one that holds them.
 
     Raises:
         ValidationError: an output is missing or has another shape than its reference.
     """
-    found = {name: Closeness() for name in signals(references[0])}
+    found: dict[str, Likeness] = {name: Closeness() for name in signals(references[0], boxes)}
+    if boxes is not None:
+        found[boxes.name] = BoxCloseness(boxes)
     for expected, answer in zip(references, answers, strict=True):
         for name, reference in expected.items():
             if name not in answer or answer[name].shape != reference.shape:
                 shape = answer[name].shape if name in answer else "missing"
                 raise ValidationError(f"output {name!r} is {shape}, the reference has shape {reference.shape}")
-            if name in found:
-                found[name].add(reference, answer[name])
+        for name, one in found.items():
+            if isinstance(one, BoxCloseness):
+                one.add(expected, answer)
+            else:
+                one.add(expected[name], answer[name])
     return found
 
 
-def closeness_metrics(found: Mapping[str, Closeness], *, where: str = "", source: str) -> list[Metric]:
-    """The cosine of the worst output and the SQNR of each; ``where`` stands behind their names: ``" on qnn"``."""
-    worst = min(found.values(), key=lambda one: one.cosine)
-    likeness = Metric(name=f"cosine{where}", value=round(worst.cosine, 6), samples=worst.rows, source=source)
-    ratios = [
+def closeness_metrics(found: Mapping[str, Likeness], *, where: str = "", source: str) -> list[Metric]:
+    """The cosine of the worst output and the SQNR of each; ``where`` stands behind their names: ``" on qnn"``.
+
+    Of boxes instead how many agree.
+    """
+    signal = {name: one for name, one in found.items() if isinstance(one, Closeness)}
+    metrics = [
+        metric for one in found.values() if isinstance(one, BoxCloseness) for metric in one.metrics(where, source)
+    ]
+    if signal:
+        worst = min(signal.values(), key=lambda one: one.cosine)
+        metrics.append(Metric(name=f"cosine{where}", value=round(worst.cosine, 6), samples=worst.rows, source=source))
+    metrics += [
         Metric(
             name=f"SQNR{where}" if len(found) == 1 else f"{name} SQNR{where}",
             value=round(one.sqnr_db, 3),
@@ -83,6 +123,6 @@ def closeness_metrics(found: Mapping[str, Closeness], *, where: str = "", source
             samples=one.rows,
             source=source,
         )
-        for name, one in found.items()
+        for name, one in signal.items()
     ]
-    return [likeness, *ratios]
+    return metrics

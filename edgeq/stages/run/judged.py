@@ -14,7 +14,7 @@ from edgeq.report import Clause, GraphReport, Metric, ProviderCheck
 from edgeq.runtime import Optimization, unavailable
 from edgeq.sandbox.place import Place
 from edgeq.stages.run.accuracy import metric_drop
-from edgeq.stages.run.closeness import Closeness, closeness_metrics, compare_outputs
+from edgeq.stages.run.closeness import Likeness, closeness_metrics, compare_outputs
 from edgeq.stages.run.on_provider import Samples, check_findings, placement_of, run_everywhere
 from edgeq.stages.run.placement import Placement
 from edgeq.stages.run.predict import predictor
@@ -86,7 +86,7 @@ def judge_graph(
             notes.append(f"{entry.model} ran on the CPU instead of {entry.provider.name}: {absent.what}.")
     optimization: Optimization = "none" if kernels is None else "all"
     with predictor(model, provider=kernels, optimization=optimization, threads=threads) as predict:
-        closeness = compare_outputs(samples.references, [predict(batch) for batch in samples.inputs])
+        closeness = compare_outputs(samples.references, [predict(batch) for batch in samples.inputs], samples.boxes)
     ran = run_everywhere(model, entry.provider, entry.verification, samples, places, progress=progress)
     clauses = _clauses(entry, closeness, where, tolerance_db)
     binding = {clause.option for clause in clauses} if not where else set()
@@ -109,17 +109,17 @@ def judge_graph(
     )
 
 
-def _clauses(entry: GraphEntry, found: Mapping[str, Closeness], where: str, tolerance_db: float) -> list[Clause]:
+def _clauses(entry: GraphEntry, found: Mapping[str, Likeness], where: str, tolerance_db: float) -> list[Clause]:
     """What the manifest promises of each output, and what was found."""
     graph = "" if entry.model == "model.onnx" else f" of the fallback ({entry.target})"
     return [
         Clause(
-            option=f"SQNR of {name}{graph}{where}",
-            asked=recorded - tolerance_db,
-            measured=round(found[name].sqnr_db, 3),
-            unit="dB",
-            met=round(found[name].sqnr_db, 3) >= recorded - tolerance_db,
+            option=f"{one.noun} of {name}{graph}{where}",
+            asked=one.asked(recorded, tolerance_db),
+            measured=one.value,
+            unit=one.unit,
+            met=one.value >= one.asked(recorded, tolerance_db),
         )
-        for name, recorded in sorted(entry.sqnr_db.items())
-        if name in found
+        for name, recorded in sorted(entry.recorded.items())
+        if (one := found.get(name)) is not None
     ]

@@ -12,6 +12,7 @@ from edgeq.bundle import GraphEntry
 from edgeq.device_latency import summarize_runs
 from edgeq.device_report import DeviceLatency, DeviceResult, DeviceState
 from edgeq.devices.protocol import ModelRun, Outcome
+from edgeq.interface import BoxesOutput
 from edgeq.report import Finding
 from edgeq.stages.run.closeness import closeness_metrics, compare_outputs
 
@@ -26,10 +27,11 @@ _FREQUENCY = 0.05
 
 @dataclass(frozen=True)
 class References:
-    """The float model's answers to what was fed, and in words what that was."""
+    """The float model's answers to what was fed, in words what that was, and which outputs are boxes."""
 
     outputs: Sequence[Mapping[str, np.ndarray]]
     text: str
+    boxes: BoxesOutput | None = None
 
 
 def judge_device(
@@ -43,12 +45,12 @@ def judge_device(
     Raises:
         ValidationError: an output is missing or has another shape than its reference.
     """
-    closeness = compare_outputs(references.outputs, run.outputs)
+    closeness = compare_outputs(references.outputs, run.outputs, references.boxes)
     missed = [
-        f"SQNR of {name} is {found.sqnr_db:.1f} dB, but the manifest says {graph.sqnr_db[name]:.1f} dB "
-        f"(tolerance {tolerance_db:g} dB)"
+        f"{found.noun} of {name} is {found.value:.1f} {found.unit}, but the manifest says {recorded:.1f} {found.unit} "
+        f"(tolerance {recorded - found.asked(recorded, tolerance_db):g} {found.unit})"
         for name, found in closeness.items()
-        if name in graph.sqnr_db and round(found.sqnr_db, 3) < graph.sqnr_db[name] - tolerance_db
+        if (recorded := graph.recorded.get(name)) is not None and found.value < found.asked(recorded, tolerance_db)
     ]
     latency = summarize_runs([run], emulated=outcome.info.emulated)
     return DeviceResult(

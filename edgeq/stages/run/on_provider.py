@@ -11,12 +11,13 @@ import numpy as np
 
 from edgeq import graph
 from edgeq.errors import ProviderError
+from edgeq.interface import BoxesOutput
 from edgeq.metrics import top_k_agreement
 from edgeq.progress import Progress, Silent
 from edgeq.report import LIMIT_DB, Finding, Metric, ProviderCheck
 from edgeq.sandbox import Outcome, Task
 from edgeq.sandbox.place import Place
-from edgeq.stages.run.closeness import Closeness, closeness_metrics, compare_outputs
+from edgeq.stages.run.closeness import Closeness, Likeness, closeness_metrics, compare_outputs
 from edgeq.stages.run.kernels import PLUMBING
 from edgeq.stages.run.placement import Placement, assigned_placement, read_placement
 from edgeq.stages.run.predict import predictor
@@ -44,6 +45,8 @@ _TIMEOUT_S = 900.0
 _BEHIND_DB = 10.0
 """Kernels that round otherwise stay within this of one another; those that are wrong do not."""
 
+_AN = {"dB": "an", "%": "a"}
+
 _WRONG_DB = 20.0
 """Below this, a tenth of each output's magnitude is error."""
 
@@ -53,7 +56,8 @@ class Samples:
     """Batches by input name, the float model's answers, and this machine's, where it ran the package itself.
 
     ``task`` is the model's, ``text`` says in words what the batches are. ``judged_db`` is the SQNR of each
-    output by which the package was judged, in the arithmetic of the specification, say.
+    output by which the package was judged, in the arithmetic of the specification, say. ``boxes`` names outputs
+    that are boxes.
     """
 
     inputs: Sequence[Arrays]
@@ -62,6 +66,7 @@ class Samples:
     task: str | None = None
     text: str = ""
     judged_db: Mapping[str, float] = field(default_factory=dict)
+    boxes: BoxesOutput | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Ran:
     """
 
     check: ProviderCheck
-    closeness: Mapping[str, Closeness] = field(default_factory=dict)
+    closeness: Mapping[str, Likeness] = field(default_factory=dict)
     assigned: Mapping[str, str] | None = None
 
     @property
@@ -223,34 +228,28 @@ def check_findings(checks: Sequence[ProviderCheck]) -> list[Finding]:
 
 def _judged(place: Place, model: Path, provider: Provider, outcome: Outcome, samples: Samples) -> Ran:
     share = _share(model, provider, outcome)
-    found: Mapping[str, Closeness] = {}
+    found: Mapping[str, Likeness] = {}
     metrics: list[Metric] = []
     behind: list[tuple[float, float]] = []
     text = _in_words(outcome, provider, share)
     if outcome.status == "ran":
         source = f"{samples.text} on {provider.name}, {outcome.version}"
-        found = compare_outputs(samples.references, outcome.outputs)
+        found = compare_outputs(samples.references, outcome.outputs, samples.boxes)
         metrics = [*_agreement(samples, outcome.outputs, place, source)]
         metrics += closeness_metrics(found, where=f" on {place}", source=source)
         behind = [
             (samples.judged_db[name] - one.sqnr_db, one.sqnr_db)
             for name, one in found.items()
-            if name in samples.judged_db
+            if name in samples.judged_db and isinstance(one, Closeness)
         ]
         if samples.host is not None:
-            close = compare_outputs(samples.host, outcome.outputs)
-            worst = min(close.values(), key=lambda one: one.sqnr_db)
-            alike = "are" if worst.sqnr_db >= LIMIT_DB else f"have an SQNR of {worst.sqnr_db:.1f} dB to"
+            close = compare_outputs(samples.host, outcome.outputs, samples.boxes)
+            worst = min(close.values(), key=lambda one: one.value)
+            best = worst.value >= (LIMIT_DB if worst.unit == "dB" else 100)
+            alike = "are" if best else f"have {_AN[worst.unit]} {worst.noun} of {worst.value:.1f} {worst.unit} to"
             text += f"; its outputs {alike} this machine's"
-            metrics.append(
-                Metric(
-                    name=f"SQNR to this machine's outputs on {place}",
-                    value=round(worst.sqnr_db, 3),
-                    unit="dB",
-                    samples=worst.rows,
-                    source=source,
-                )
-            )
+            name = f"{worst.noun} to this machine's outputs on {place}"
+            metrics.append(Metric(name=name, value=worst.value, unit=worst.unit, samples=worst.rows, source=source))
     return Ran(
         ProviderCheck(
             place=str(place),

@@ -19,6 +19,7 @@ from edgeq.progress import Progress
 from edgeq.report import Contract, Report
 from edgeq.sandbox.place import Place
 from edgeq.stages.run.accuracy import metric_drop
+from edgeq.stages.run.boxes import BOX_TOLERANCE
 from edgeq.stages.run.judged import Judged, judge_graph
 from edgeq.stages.run.latency import Timing, compare_latency
 from edgeq.stages.run.memory import measure_memory
@@ -75,7 +76,7 @@ def validate(
     manifest = bundle.manifest
     inputs, outputs, samples = load_samples(bundle)
     text = f"the bundle's {samples.count} samples"
-    fed = Samples(inputs, outputs, task=manifest.task, text=text)
+    fed = Samples(inputs, outputs, task=manifest.task, text=text, boxes=manifest.interface.boxes)
     spread = places_for([entry.verification for entry in manifest.graphs], places)
     graphs = [
         judge_graph(bundle.path / entry.model, entry, fed, asked, tolerance_db, threads, progress, gates)
@@ -155,10 +156,10 @@ def _load(bundle: Bundle, file: str, count: int) -> np.ndarray:
 def _raise_failures(bundle: Bundle, judged: Judged, tolerance_db: float) -> None:
     for clause in judged.clauses:
         if not clause.met and clause.option in judged.strict:
-            recorded = clause.asked + tolerance_db
+            tolerance = tolerance_db if clause.unit == "dB" else BOX_TOLERANCE
             raise ValidationError(
-                f"{clause.option} is {clause.measured:.1f} dB, but the manifest says {recorded:.1f} dB "
-                f"(tolerance {tolerance_db:g} dB)",
+                f"{clause.option} is {clause.measured:.1f} {clause.unit}, but the manifest says "
+                f"{clause.asked + tolerance:.1f} {clause.unit} (tolerance {tolerance:g} {clause.unit})",
                 where=str(bundle.path),
                 remedy="compare this machine's processor and ONNX Runtime with the manifest's; see the report of "
                 "placement, or allow more with a larger tolerance",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -19,24 +18,16 @@ from edgeq.interface import (
     TokenEmbeddingsOutput,
 )
 from edgeq.source import Pooling
+from edgeq.stages.wrap.back import Back
 from edgeq.stages.wrap.snippet import parse_snippet
 
-__all__ = ["TOP", "Back", "answer_back"]
+__all__ = ["TOP", "answer_back"]
 
 TOP = 5
 """How many of the most probable classes are given."""
 
 _LEAST_COUNT, _LEAST_LENGTH = 1e-9, 1e-12
 """What sentence-transformers divides by at least: the tokens of an empty text, the length of a vector."""
-
-
-@dataclass(frozen=True)
-class Back:
-    """A piece of graph behind a model, what its outputs mean, and which of the model's outputs they replace."""
-
-    graph: ir.Model
-    outputs: tuple[Output, ...]
-    replaces: frozenset[str]
 
 
 def answer_back(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, MutableSequence
+from collections.abc import Collection, Mapping, MutableSequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -24,9 +24,10 @@ class Joined:
 def join(model: ir.Model, front: ir.Model | None, back: ir.Model | None, replaced: Collection[str] = ()) -> Joined:
     """A copy of ``model`` (sharing its weights) that reads what ``front`` reads and gives what ``back`` gives.
 
-    Outputs of ``front`` feed the inputs of ``model`` of the same name, and its outputs and inputs the inputs of
-    ``back``. The outputs of ``back`` come first; those of the model stay, but for the ``replaced`` ones. Nothing
-    else of the model is touched, so what it was quantized to is what it was measured as.
+    Outputs of ``front`` feed the inputs of ``model`` of the same name; the model's outputs and inputs, and other
+    outputs of ``front``, feed the inputs of ``back``. The outputs of ``back`` come first; those of the model stay,
+    but for the ``replaced`` ones. Nothing else of the model is touched, so what it was quantized to is what it was
+    measured as.
 
     Raises:
         ConfigError: a name of theirs is taken in ``model``.
@@ -40,10 +41,13 @@ def join(model: ir.Model, front: ir.Model | None, back: ir.Model | None, replace
     whole = model.clone()
     taken = {str(node.name) for node in whole.graph}
     added: list[str] = []
+    made: dict[str, ir.Value] = {}
     if front is not None:
-        added += _prepend(whole, front.clone())
+        front = front.clone()
+        made = {str(value.name): value for value in front.graph.outputs}
+        added += _prepend(whole, front, made)
     if back is not None:
-        added += _append(whole, back.clone(), replaced)
+        added += _append(whole, back.clone(), replaced, made)
     if twice := taken & set(added):
         raise ConfigError(
             f"the model has nodes named {', '.join(sorted(twice)[:3])}, as embedded steps are called",
@@ -52,9 +56,8 @@ def join(model: ir.Model, front: ir.Model | None, back: ir.Model | None, replace
     return Joined(whole, tuple(added))
 
 
-def _prepend(whole: ir.Model, front: ir.Model) -> list[str]:
+def _prepend(whole: ir.Model, front: ir.Model, made: Mapping[str, ir.Value]) -> list[str]:
     graph = whole.graph
-    made = {str(value.name): value for value in front.graph.outputs}
     for value in [value for value in graph.inputs if value.name in made]:
         source = made[str(value.name)]
         value.replace_all_uses_with(source)
@@ -69,9 +72,9 @@ def _prepend(whole: ir.Model, front: ir.Model) -> list[str]:
     return [str(node.name) for node in nodes]
 
 
-def _append(whole: ir.Model, back: ir.Model, replaced: Collection[str]) -> list[str]:
+def _append(whole: ir.Model, back: ir.Model, replaced: Collection[str], made: Mapping[str, ir.Value]) -> list[str]:
     graph = whole.graph
-    known = {str(value.name): value for value in (*graph.inputs, *graph.outputs)}
+    known = {**made, **{str(value.name): value for value in (*graph.inputs, *graph.outputs)}}
     for value in back.graph.inputs:
         value.replace_all_uses_with(known[str(value.name)])
     outputs = list(back.graph.outputs)

@@ -1,0 +1,96 @@
+"""How far the boxes of two detectors agree: lists of any length, in an order that a hair's breadth changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from edgeq.interface import BoxesOutput
+from edgeq.metrics import box_overlaps, matched_boxes
+from edgeq.report import Metric
+
+__all__ = ["AGREEMENT", "BOX_TOLERANCE", "BoxCloseness", "Found", "box_group", "read_boxes"]
+
+AGREEMENT = "box agreement"
+
+BOX_TOLERANCE = 10.0
+"""Points by which other kernels may fall short of what was recorded: a box near ``least_score`` comes and goes."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found in one picture, by falling score: boxes ``[n, 4]``, scores and classes ``[n]``."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+
+
+def box_group(boxes: BoxesOutput | None) -> frozenset[str]:
+    """The names of the outputs that are boxes together."""
+    return frozenset() if boxes is None else frozenset((boxes.name, boxes.scores, boxes.classes, boxes.count))
+
+
+def read_boxes(outputs: Mapping[str, np.ndarray], boxes: BoxesOutput) -> list[Found]:
+    """One entry for each picture of a batch, without empty rows."""
+    rows = zip(outputs[boxes.name], outputs[boxes.scores], outputs[boxes.classes], strict=True)
+    counts = np.clip(outputs[boxes.count].ravel(), 0, boxes.most).astype(int)
+    return [
+        Found(found[:count], scores[:count], classes[:count])
+        for (found, scores, classes), count in zip(rows, counts, strict=True)
+    ]
+
+
+@dataclass
+class BoxCloseness:
+    """Sums over all pictures: how many boxes the reference has, how many the other model, how many are the same.
+
+    The same are two of one class that overlap by half (see ``edgeq.metrics.matched_boxes``). ``rows`` counts pictures.
+    """
+
+    boxes: BoxesOutput
+    wanted: int = 0
+    found: int = 0
+    matched: int = 0
+    overlap: float = 0.0
+    rows: int = 0
+
+    noun: ClassVar[str] = AGREEMENT
+    unit: ClassVar[Literal["%"]] = "%"
+
+    def add(self, reference: Mapping[str, np.ndarray], output: Mapping[str, np.ndarray]) -> None:
+        """One batch of the outputs of both models, by name."""
+        pairs = zip(read_boxes(reference, self.boxes), read_boxes(output, self.boxes), strict=True)
+        for wanted, found in pairs:
+            overlaps = box_overlaps(found.boxes, wanted.boxes)
+            taken = matched_boxes(overlaps, found.classes[:, None] == wanted.classes[None])
+            rows = np.flatnonzero(taken >= 0)
+            self.overlap += float(overlaps[rows, taken[rows]].sum())
+            self.matched += len(rows)
+            self.wanted += len(wanted.boxes)
+            self.found += len(found.boxes)
+            self.rows += 1
+
+    @property
+    def value(self) -> float:
+        """F1 in percent: ``2 matched / (wanted + found)``; 100 where neither has any."""
+        everything = self.wanted + self.found
+        return round(200 * self.matched / everything, 3) if everything else 100.0
+
+    def asked(self, recorded: float, tolerance_db: float) -> float:
+        """The least that is needed where ``recorded`` was found before."""
+        del tolerance_db  # boxes have a tolerance of their own, in points
+        return recorded - BOX_TOLERANCE
+
+    def metrics(self, where: str, source: str) -> list[Metric]:
+        """The share that agrees, and by how much those overlap."""
+        overlap = 100 * self.overlap / self.matched if self.matched else 0.0
+        text = f"{source}, {self.wanted} boxes of the float model"
+        found = ((AGREEMENT, self.value), ("overlap of boxes that agree", round(overlap, 3)))
+        return [
+            Metric(name=f"{name}{where}", value=value, unit=self.unit, samples=self.rows, source=text)
+            for name, value in found
+        ]
