@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.errors import CalibrationError, ConfigError, ValidationError
+from edgeq.geometry import seen
 from edgeq.graph import TensorInfo, constant_array, input_infos, output_infos
 from edgeq.interface import Interface, PixelInput
 from edgeq.meanings import output_meaning
@@ -26,7 +27,7 @@ from edgeq.stages.calibrate.feeds import Feed
 from edgeq.stages.calibrate.images import ImageStore
 from edgeq.stages.choose import Layout, forecast_nodes
 from edgeq.stages.run.closeness import Closeness
-from edgeq.stages.wrap import PIXELS, Back, answer_back, boxes_back, join, pixel_front
+from edgeq.stages.wrap import PIXELS, SEEN, Back, answer_back, boxes_back, join, pixel_front
 from edgeq.target import CPU_PROVIDER, TargetProfile
 from edgeq.wrap import Wrap
 
@@ -90,7 +91,14 @@ class Wrapping:
         """What stands in front of the model; None for nothing."""
         if self.steps is None:
             return None
-        return pixel_front(self.reads, self.steps, self.wrap.size, opset=opset, channels=self.wrap.channels)
+        return pixel_front(
+            self.reads,
+            self.steps,
+            self.wrap.size,
+            opset=opset,
+            channels=self.wrap.channels,
+            tells_seen=isinstance(self._seen, str),
+        )
 
     def back(self, opset: int) -> Back:
         """What stands behind the model.
@@ -99,9 +107,9 @@ class Wrapping:
             ConfigError: nothing is known to be done with its outputs.
         """
         infos = output_infos(self.model)
-        layout = self.wrap.boxes.layout or self.boxes
+        layout = self._layout
         if layout is not None:
-            size, seen = self._picture_size, None
+            size, seen = self._picture_size, self._seen
             return boxes_back(infos, layout, self.wrap.boxes, size=size, seen=seen, classes=self.classes, opset=opset)
         mask = next((info for info in input_infos(self.model) if info.name == "attention_mask"), None)
         labels = ("", self.classes) if self.classes else None
@@ -110,6 +118,20 @@ class Wrapping:
             for info, value in zip(infos, self.model.graph.outputs, strict=True)
         ]
         return answer_back(meanings, infos, mask=mask, pooling=self.pooling or "mean", opset=opset)
+
+    @property
+    def _layout(self) -> BoxLayout | None:
+        """How the model's outputs hold boxes, if boxes are asked for."""
+        return (self.wrap.boxes.layout or self.boxes) if self.wrap.answers else None
+
+    @property
+    def _seen(self) -> tuple[float, float, float, float] | str | None:
+        """Which part of the given picture the model sees, or what the tensor is called that says it, for boxes."""
+        if self.steps is None or self._layout is None:
+            return None
+        if self.wrap.size is None and not self.steps.stretch:
+            return SEEN
+        return seen(self.steps, self.wrap.size or (1, 1))
 
     @property
     def _picture_size(self) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from edgeq.graph import TensorInfo, input_infos, output_infos
 from edgeq.interface import (
+    BoxClassesOutput,
     ClassesOutput,
     ImageInput,
     Input,
@@ -26,6 +27,8 @@ from edgeq.meanings import output_meaning
 from edgeq.recipe import PAD_TOKENS, ImagePreprocess, Preprocess, TextPreprocess
 
 __all__ = ["find_interface"]
+
+_NAMED = (LogitsOutput, ProbabilitiesOutput, ClassesOutput, BoxClassesOutput)
 
 _PARTS: Mapping[str, Literal["ids", "mask", "segments", "positions"]] = {
     "input_ids": "ids",
@@ -68,7 +71,7 @@ def find_interface(
 
 def _labelled(entry: Output | None, labels: tuple[str, int] | None) -> Output | None:
     """With the file that names the classes, if it names as many."""
-    if labels is None or not isinstance(entry, (LogitsOutput, ProbabilitiesOutput, ClassesOutput)):
+    if labels is None or not isinstance(entry, _NAMED):
         return entry
     return msgspec.structs.replace(entry, labels=labels[0]) if entry.classes == labels[1] else entry
 

@@ -6,6 +6,6 @@ from edgeq.stages.wrap.answers import answer_back
 from edgeq.stages.wrap.back import Back
 from edgeq.stages.wrap.boxes import boxes_back
 from edgeq.stages.wrap.join import Joined, join
-from edgeq.stages.wrap.pixels import PIXELS, pixel_front
+from edgeq.stages.wrap.pixels import PIXELS, SEEN, pixel_front
 
-__all__ = ["PIXELS", "Back", "Joined", "answer_back", "boxes_back", "join", "pixel_front"]
+__all__ = ["PIXELS", "SEEN", "Back", "Joined", "answer_back", "boxes_back", "join", "pixel_front"]

@@ -32,7 +32,7 @@ from edgeq.graph import TensorInfo
 from edgeq.interface import BoxClassesOutput, BoxCountOutput, BoxesOutput, BoxScoresOutput, Output
 from edgeq.source import BoxLayout
 from edgeq.stages.wrap.back import Back
-from edgeq.stages.wrap.snippet import parse_snippet
+from edgeq.stages.wrap.snippet import Lines, parse_snippet
 from edgeq.wrap import BoxChoice
 
 __all__ = ["BOXES", "boxes_back"]
@@ -83,6 +83,12 @@ def boxes_back(
             f"boxes of {layout} are in pixels, and the model's input has no fixed height and width",
             remedy="fix them, such as --fix height=640 --fix width=640 (see `edgeq inspect` for their names)",
         )
+    if layout == "yolox" and size is not None and (cells := _cells(size)[0].shape[1]) != head.count:
+        raise ConfigError(
+            f"a {layout} head has {cells} cells of 8, 16 and 32 pixels for an input of {size[0]}x{size[1]}, "
+            f"and this one gives {head.count} boxes",
+            remedy="if it was exported with its decoding, its layout is yolov5",
+        )
     return _Boxes(head, layout, choice, size or (1, 1), seen).build(opset)
 
 
@@ -112,8 +118,8 @@ class _Boxes:
         self.size = size
         self.seen = seen
         self.most = min(choice.most, head.count)
-        self.lines: list[str] = []
-        self.constants: dict[str, np.ndarray] = {}
+        self.made = Lines(BOXES)
+        self._add = self.made.add
 
     def build(self, opset: int) -> Back:
         corners, scores, classes = self._decode()
@@ -129,8 +135,7 @@ class _Boxes:
         )
         if isinstance(self.seen, str):
             given += ", float[4] seen"
-        text = "\n".join(self.lines)
-        model = parse_snippet(f"({given}) => ({made}) {{ {text} }}", self.constants, opset)
+        model = parse_snippet(f"({given}) => ({made}) {{ {self.made.text} }}", self.made.constants, opset)
         # The model's own names are a stranger's text: they go past the parser.
         names = [info.name for info in self.head.infos] + ([self.seen] if isinstance(self.seen, str) else [])
         for value, name in zip(model.graph.inputs, names, strict=True):
@@ -157,17 +162,8 @@ class _Boxes:
             BoxCountOutput(name="box_count", boxes=BOXES),
         )
 
-    def _add(self, name: str, call: str, **constants: object) -> str:
-        """One node, and the constants that it reads as ``$key``; its output is called ``boxes/name``."""
-        output = f"{BOXES}/{name}"
-        for key, array in constants.items():
-            self.constants[f"{output}/{key}"] = np.asarray(array)
-            call = call.replace(f"${key}", f'"{output}/{key}"')
-        self.lines.append(f'"{output}" = {call}')
-        return f'"{output}"'
-
     def _slice(self, name: str, of: str, start: int, end: int, axis: int) -> str:
-        return self._add(name, f"Slice({of}, $start, $end, $axis)", start=[start], end=[end], axis=[axis])
+        return self._add(name, f"Slice({of}, $start, $end, $axis)", {"start": [start], "end": [end], "axis": [axis]})
 
     # -- the steps
 
@@ -184,10 +180,10 @@ class _Boxes:
         if not classes_last:
             raw = self._add("rows", f"Transpose<perm = [0, 2, 1]>({raw})")
         per_class = self._slice("per_class", "head0", first, end, axis)
-        scores = self._add("best", f"ReduceMax<keepdims = 0>({per_class}, $axis)", axis=[axis])
+        scores = self._add("best", f"ReduceMax<keepdims = 0>({per_class}, $axis)", {"axis": [axis]})
         if classes_last:
             whether = self._slice("objectness", "head0", 4, 5, 2)
-            flat = self._add("whether", f"Squeeze({whether}, $axis)", axis=[2])
+            flat = self._add("whether", f"Squeeze({whether}, $axis)", {"axis": [2]})
             scores = self._add("scores", f"Mul({scores}, {flat})")
         classes = self._add("class", f"ArgMax<axis = {axis}, keepdims = 0>({per_class})")
         if self.layout == "yolox":
@@ -200,7 +196,7 @@ class _Boxes:
         else:
             all_classes = self._add("with_nothing", "Softmax<axis = -1>(head0)")
             per_class = self._slice("per_class", all_classes, 0, self.head.classes, 2)
-        scores = self._add("best", f"ReduceMax<keepdims = 0>({per_class}, $axis)", axis=[2])
+        scores = self._add("best", f"ReduceMax<keepdims = 0>({per_class}, $axis)", {"axis": [2]})
         classes = self._add("class", f"ArgMax<axis = 2, keepdims = 0>({per_class})")
         return self._corners("head1", pixels=False), scores, classes
 
@@ -208,10 +204,10 @@ class _Boxes:
         corners = self._slice("pixels", "head0", 0, 4, 2)
         height, width = self.size
         scale = np.array([width, height, width, height], np.float32)
-        corners = self._add("corners", f"Div({corners}, $scale)", scale=scale)
+        corners = self._add("corners", f"Div({corners}, $scale)", {"scale": scale})
         columns = [self._slice(name, "head0", at, at + 1, 2) for name, at in (("score", 4), ("number", 5))]
         scores, numbers = (
-            self._add(f"{name}s", f"Squeeze({column}, $axis)", axis=[2])
+            self._add(f"{name}s", f"Squeeze({column}, $axis)", {"axis": [2]})
             for name, column in zip(("score", "number"), columns, strict=True)
         )
         return corners, scores, self._add("class", f"Cast<to = 7>({numbers})")
@@ -220,10 +216,10 @@ class _Boxes:
         """YOLOX: ``(offset + cell) * stride`` and ``exp(size) * stride``."""
         cells, strides = _cells(self.size)
         offsets, sizes = self._slice("offsets", raw, 0, 2, 2), self._slice("sizes", raw, 2, 4, 2)
-        moved = self._add("moved", f"Add({offsets}, $cells)", cells=cells)
-        centres = self._add("centres", f"Mul({moved}, $strides)", strides=strides)
+        moved = self._add("moved", f"Add({offsets}, $cells)", {"cells": cells})
+        centres = self._add("centres", f"Mul({moved}, $strides)", {"strides": strides})
         powers = self._add("powers", f"Exp({sizes})")
-        spans = self._add("spans", f"Mul({powers}, $strides)", strides=strides)
+        spans = self._add("spans", f"Mul({powers}, $strides)", {"strides": strides})
         return self._add("centred", f"Concat<axis = 2>({centres}, {spans})")
 
     def _corners(self, raw: str, *, pixels: bool) -> str:
@@ -231,27 +227,29 @@ class _Boxes:
         if pixels:
             height, width = self.size
             scale = np.array([width, height, width, height], np.float32)
-            raw = self._add("parts", f"Div({raw}, $scale)", scale=scale)
+            raw = self._add("parts", f"Div({raw}, $scale)", {"scale": scale})
         centre, size = self._slice("centre", raw, 0, 2, 2), self._slice("size", raw, 2, 4, 2)
-        half = self._add("half", f"Mul({size}, $by)", by=np.float32(0.5))
+        half = self._add("half", f"Mul({size}, $by)", {"by": np.float32(0.5)})
         low, high = self._add("low", f"Sub({centre}, {half})"), self._add("high", f"Add({centre}, {half})")
         return self._add("corners", f"Concat<axis = 2>({low}, {high})")
 
     def _without_overlap(self, corners: str, scores: str, classes: str) -> str:
         """The scores, 0 for all that a better box of the same class covers."""
         number = self._add("class_number", f"Cast<to = 1>({classes})")
-        far = self._add("far", f"Mul({number}, $by)", by=np.float32(_APART))
-        shift = self._add("shift", f"Unsqueeze({far}, $axis)", axis=[2])
+        far = self._add("far", f"Mul({number}, $by)", {"by": np.float32(_APART)})
+        shift = self._add("shift", f"Unsqueeze({far}, $axis)", {"axis": [2]})
         apart = self._add("apart", f"Add({corners}, {shift})")
-        asked = self._add("asked", f"Unsqueeze({scores}, $axis)", axis=[1])
+        asked = self._add("asked", f"Unsqueeze({scores}, $axis)", {"axis": [1]})
         selected = self._add(
             "selected",
             f"NonMaxSuppression({apart}, {asked}, $most, $overlap, $least)",
-            most=[self.most],
-            overlap=np.array([self.choice.most_overlap], np.float32),
-            least=np.array([self.choice.least_score], np.float32),
+            {
+                "most": [self.most],
+                "overlap": np.array([self.choice.most_overlap], np.float32),
+                "least": np.array([self.choice.least_score], np.float32),
+            },
         )
-        where = self._add("where", f"Gather<axis = 1>({selected}, $columns)", columns=[0, 2])
+        where = self._add("where", f"Gather<axis = 1>({selected}, $columns)", {"columns": [0, 2]})
         found = self._add("found", f"GatherND({scores}, {where})")
         shape = self._add("shape", f"Shape({scores})")
         nothing = self._add("nothing", f"ConstantOfShape({shape})")
@@ -260,22 +258,24 @@ class _Boxes:
     def _best(self, corners: str, scores: str, classes: str) -> None:
         """The ``most`` most probable ones; what is not above ``least_score`` becomes an empty row."""
         least = np.float32(self.choice.least_score)
-        self.lines.append(f'"{BOXES}/top_scores", "{BOXES}/order" = TopK<axis = 1>({scores}, "{BOXES}/order/most")')
-        self.constants[f"{BOXES}/order/most"] = np.array([self.most])
+        self.made.lines.append(
+            f'"{BOXES}/top_scores", "{BOXES}/order" = TopK<axis = 1>({scores}, "{BOXES}/order/most")'
+        )
+        self.made.constants[f"{BOXES}/order/most"] = np.array([self.most])
         top, order = f'"{BOXES}/top_scores"', f'"{BOXES}/order"'
-        rows = self._add("which", f"Unsqueeze({order}, $axis)", axis=[2])
+        rows = self._add("which", f"Unsqueeze({order}, $axis)", {"axis": [2]})
         taken = self._add("taken", f"GatherND<batch_dims = 1>({corners}, {rows})")
         named = self._add("named", f"GatherND<batch_dims = 1>({classes}, {rows})")
-        good = self._add("good", f"Greater({top}, $least)", least=least)
-        wide = self._add("good_rows", f"Unsqueeze({good}, $axis)", axis=[2])
+        good = self._add("good", f"Greater({top}, $least)", {"least": least})
+        wide = self._add("good_rows", f"Unsqueeze({good}, $axis)", {"axis": [2]})
         ones = self._add("ones", f"Cast<to = 7>({good})")
         within = self._in_picture(taken)
-        self.constants |= {
+        self.made.constants |= {
             "boxes/none": np.array(0, np.float32),
             "boxes/no_class": np.array(-1),
             "boxes/ones/axis": np.array([1]),
         }
-        self.lines += [
+        self.made.lines += [
             f'boxes = Where({wide}, {within}, "boxes/none")',
             f'box_scores = Where({good}, {top}, "boxes/none")',
             f'box_classes = Where({good}, {named}, "boxes/no_class")',
@@ -285,17 +285,17 @@ class _Boxes:
     def _in_picture(self, boxes: str) -> str:
         """From parts of the input to parts of the picture, without what lies outside of it."""
         if isinstance(self.seen, str):
-            start = self._add("start", "Gather(seen, $which)", which=[0, 1, 0, 1])
-            end = self._add("end", "Gather(seen, $which)", which=[2, 3, 2, 3])
+            start = self._add("start", "Gather(seen, $which)", {"which": [0, 1, 0, 1]})
+            end = self._add("end", "Gather(seen, $which)", {"which": [2, 3, 2, 3]})
             span = self._add("span", f"Sub({end}, {start})")
             boxes = self._add("scaled", f"Mul({boxes}, {span})")
             boxes = self._add("placed", f"Add({boxes}, {start})")
         elif self.seen is not None and self.seen != (0, 0, 1, 1):
             left, top, right, bottom = self.seen
             by = np.array([right - left, bottom - top] * 2, np.float32)
-            boxes = self._add("scaled", f"Mul({boxes}, $by)", by=by)
-            boxes = self._add("placed", f"Add({boxes}, $start)", start=np.array([left, top] * 2, np.float32))
-        return self._add("within", f"Clip({boxes}, $low, $high)", low=np.float32(0), high=np.float32(1))
+            boxes = self._add("scaled", f"Mul({boxes}, $by)", {"by": by})
+            boxes = self._add("placed", f"Add({boxes}, $start)", {"start": np.array([left, top] * 2, np.float32)})
+        return self._add("within", f"Clip({boxes}, $low, $high)", {"low": np.float32(0), "high": np.float32(1)})
 
 
 def _cells(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -19,12 +19,15 @@ from edgeq.errors import ConfigError
 from edgeq.geometry import origin, resized
 from edgeq.graph import TensorInfo
 from edgeq.recipe import ImagePreprocess
-from edgeq.stages.wrap.snippet import parse_snippet
+from edgeq.stages.wrap.snippet import Lines, parse_snippet
 
-__all__ = ["PIXELS", "pixel_front"]
+__all__ = ["PIXELS", "SEEN", "pixel_front"]
 
 PIXELS = "pixels"
 """What the new input is called."""
+
+SEEN = f"{PIXELS}/seen"
+"""What the second output is called that says which part of a picture the model sees."""
 
 _MADE = "made"
 
@@ -40,7 +43,13 @@ _LUMA = np.array([19595, 38470, 7471], np.int32)
 
 
 def pixel_front(
-    reads: TensorInfo, steps: ImagePreprocess, size: tuple[int, int] | None, *, opset: int, channels: int | None = None
+    reads: TensorInfo,
+    steps: ImagePreprocess,
+    size: tuple[int, int] | None,
+    *,
+    opset: int,
+    channels: int | None = None,
+    tells_seen: bool = False,
 ) -> ir.Model:
     """The piece of graph from ``pixels``, uint8 ``[batch, height, width, channels]``, to the model's input.
 
@@ -50,13 +59,15 @@ def pixel_front(
         size: ``(height, width)`` of all pictures, or None: any, all steps then follow from the picture's own.
         opset: The model's.
         channels: 3 or 4; None: either. A fourth one (alpha) is ignored.
+        tells_seen: Also give ``pixels/seen``, float32 ``[4]``, what ``edgeq.geometry.seen`` says of each picture; only
+            where that depends on the picture's size.
 
     Raises:
         ConfigError: steps that no operator computes, pictures too small for the crop, another input than one of
             pictures, or an opset before Resize could filter (18).
     """
     _check(reads, steps, size, opset)
-    return _Front(reads, steps, size, channels).build(opset)
+    return _Front(reads, steps, size, channels).build(opset, tells_seen)
 
 
 class _Front:
@@ -69,11 +80,13 @@ class _Front:
         self.steps = steps
         self.size = size
         self.channels = channels
-        self.lines: list[str] = []
-        self.constants: dict[str, np.ndarray] = {}
+        self.made = Lines(PIXELS)
+        self._add = self.made.add
         self.last = _quote(PIXELS)
+        # Names of the size after the resize, of the crop's origin in it, and of what is filled before: int64 [2] each.
+        self.scaled = self.start = self.before = ""
 
-    def build(self, opset: int) -> ir.Model:
+    def build(self, opset: int, tells_seen: bool) -> ir.Model:
         if self.steps.color == "L":
             self._grey()
         if self.steps.letterbox is None:
@@ -88,8 +101,10 @@ class _Front:
         channels = "channels" if self.channels is None else self.channels
         given = f"uint8[batch, {height}, {width}, {channels}] {PIXELS}"
         made = f"{_TYPES[self.reads.dtype.name]}[{', '.join(str(d) for d in self._made())}] {_MADE}"
-        text = "\n".join(self.lines)
-        model = parse_snippet(f"({given}) => ({made}) {{ {text} }}", self.constants, opset)
+        if tells_seen:
+            self._tell_seen()
+            made += f", float[4] {_quote(SEEN)}"
+        model = parse_snippet(f"({given}) => ({made}) {{ {self.made.text} }}", self.made.constants, opset)
         # The model's own names are a stranger's text: they go past the parser.
         value, result = model.graph.inputs[0], model.graph.outputs[0]
         for one in (value, result):
@@ -102,15 +117,6 @@ class _Front:
         height, width = self.steps.crop
         count = 1 if self.steps.color == "L" else 3
         return ("batch", count, height, width) if self.steps.layout == "NCHW" else ("batch", height, width, count)
-
-    def _add(self, name: str, call: str, constants: Mapping[str, Any] = MappingProxyType({})) -> str:
-        """One node, and the constants that it reads; its output is called ``pixels/name``."""
-        output = f"{PIXELS}/{name}"
-        for key, array in constants.items():
-            self.constants[f"{output}/{key}"] = np.asarray(array)
-            call = call.replace(f"${key}", _quote(f"{output}/{key}"))
-        self.lines.append(f"{_quote(output)} = {call}")
-        return _quote(output)
 
     def _step(self, name: str, call: str, constants: Mapping[str, Any] = MappingProxyType({})) -> None:
         """One more step of the picture itself: ``$`` stands for what was made of it so far."""
@@ -162,9 +168,9 @@ class _Front:
         # Of an odd number half a pixel is left over: it goes where it makes the half even.
         odd, odd_half = (self._add(name, f"Mod({of}, $two)", {"two": 2}) for name, of in (("odd", spare), ("up", half)))
         more = self._add("more", f"Mul({odd}, {odd_half})")
-        start_name = self._add("start", f"Add({half}, {more})")
-        end_name = self._add("end", f"Add({start_name}, $crop)", {"crop": crop})
-        self._step("cropped", f"Slice($$, {start_name}, {end_name}, $axes)", {"axes": [1, 2]})
+        self.scaled, self.start = sides, self._add("start", f"Add({half}, {more})")
+        end = self._add("end", f"Add({self.start}, $crop)", {"crop": crop})
+        self._step("cropped", f"Slice($$, {self.start}, {end}, $axes)", {"axes": [1, 2]})
         self._fix()
 
     def _letterbox(self) -> None:
@@ -185,17 +191,36 @@ class _Front:
         product = self._add("product", f"Mul({exact}, {ratio})")
         nearest = self._add("nearest", f"Round({product})")
         whole = self._add("whole", f"Cast<to = 7>({nearest})")
-        size = self._add("size", f"Max({whole}, $one)", {"one": 1})
+        size = self.scaled = self._add("size", f"Max({whole}, $one)", {"one": 1})
         self._step("resized", f"{self._filter}($$, , , {size})")
         after = self._add("spare", f"Sub($crop, {size})", {"crop": crop})
         if self.steps.letterbox == "centre":
             before = self._add("before", f"Div({after}, $two)", {"two": 2})
+            self.before = before
             after = self._add("after", f"Sub({after}, {before})")
             pads = self._add("pads", f"Concat<axis = 0>({before}, {after})")
         else:
             pads = self._add("pads", f"Concat<axis = 0>($none, {after})", {"none": [0, 0]})
         self._step("filled", f"Pad($$, {pads}, $fill, $axes)", at)
         self._fix()
+
+    def _tell_seen(self) -> None:
+        """Left, top, right, bottom: the origin and ``crop`` behind it, in parts of the size after the resize."""
+        whole = {"whole": [0, 0, *self.steps.crop]}
+        if self.before:
+            moved = self._add("filled_before", f"Concat<axis = 0>({self.before}, {self.before})")
+            corners = self._add("corners", f"Sub($whole, {moved})", whole)
+        elif self.start:
+            moved = self._add("cut_before", f"Concat<axis = 0>({self.start}, {self.start})")
+            corners = self._add("corners", f"Add($whole, {moved})", whole)
+        else:
+            corners = self._add("corners", "Identity($whole)", whole)
+        sides = self._add("scaled_twice", f"Concat<axis = 0>({self.scaled}, {self.scaled})")
+        corners, sides = (
+            self._add(f"{name}_numbers", f"Cast<to = 1>({of})") for name, of in (("corner", corners), ("side", sides))
+        )
+        parts = self._add("parts", f"Div({corners}, {sides})")
+        self._add("seen", f"Gather({parts}, $order)", {"order": [1, 0, 3, 2]})
 
     @property
     def _filter(self) -> str:
@@ -233,8 +258,8 @@ class _Front:
                 calls.append((name, f"{op}($$, $by)", {"by": array}))
         for name, call, constants in calls or [("numbers", "Identity($$)", {})]:
             self._step(name, call, constants)
-        *before, last = self.lines
-        self.lines = [*before, f"{_MADE} = {last.split(' = ', 1)[1]}"]
+        *before, last = self.made.lines
+        self.made.lines = [*before, f"{_MADE} = {last.split(' = ', 1)[1]}"]
 
     def _per_channel(self, numbers: tuple[float, ...]) -> np.ndarray:
         array = np.array(numbers, np.float32)

@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["parse_snippet"]
+__all__ = ["Lines", "parse_snippet"]
+
+
+class Lines:
+    """Nodes of a piece of graph as they are written down, with their constants; names begin with ``prefix/``."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.lines: list[str] = []
+        self.constants: dict[str, np.ndarray] = {}
+
+    def add(self, name: str, call: str, constants: Mapping[str, Any] = MappingProxyType({})) -> str:
+        """One node, and the constants that it reads as ``$key``; returns the quoted name of its output."""
+        output = f"{self.prefix}/{name}"
+        for key, array in constants.items():
+            self.constants[f"{output}/{key}"] = np.asarray(array)
+            call = call.replace(f"${key}", f'"{output}/{key}"')
+        self.lines.append(f'"{output}" = {call}')
+        return f'"{output}"'
+
+    @property
+    def text(self) -> str:
+        """All nodes in ONNX's syntax."""
+        return "\n".join(self.lines)
 
 
 def parse_snippet(text: str, constants: Mapping[str, np.ndarray], opset: int) -> ir.Model:
