@@ -44,8 +44,24 @@ PREPARATIONS = (
     ImagePreprocess(resize=9, crop=(8, 8), interpolation="lanczos", color="L", mean=(0.0,), std=(255.0,)),
     ImagePreprocess(resize=9, crop=(8, 8), interpolation="nearest"),
     ImagePreprocess(crop=(8, 8)),
+    ImagePreprocess(crop=(16, 13), letterbox="centre", interpolation="bilinear"),
+    ImagePreprocess(crop=(9, 40), letterbox="corner", fill=7, color="BGR", layout="NHWC"),
+    ImagePreprocess(crop=(80, 40), letterbox="centre", interpolation="lanczos", color="L", mean=(0.0,), std=(1.0,)),
 )
-"""Ways to prepare a picture: every filter, every order of channels, both layouts."""
+"""Ways to prepare a picture: every filter, every order of channels, both layouts, every way to make it fit."""
+
+SIZES = [(31, 23), (23, 31), (8, 90), (640, 480), (1024, 692), (700, 1024), (33, 33), (1, 50), (99, 1)]
+"""``(width, height)`` of pictures; some make ties."""
+
+PICTURES = [(31, 23), (19, 61), (47, 12)]
+"""``(width, height)`` of those to prepare: wide ones and a tall one."""
+
+
+def preparation_id(steps: ImagePreprocess) -> str:
+    """Of one of ``PREPARATIONS``, in the name of a test."""
+    how = steps.letterbox or ("stretch" if steps.stretch else f"resize{steps.resize}" if steps.resize else "crop")
+    return f"{how}-{steps.interpolation}-{steps.color}"
+
 
 MakeBundle = Callable[..., Bundle]
 MakePictureBundle = Callable[[ImagePreprocess], Bundle]

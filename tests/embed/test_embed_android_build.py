@@ -25,10 +25,11 @@ from android_tools import (
     run,
     stored_offsets,
 )
-from embed_models import HOSTILE, MakeBundle
+from embed_models import HOSTILE, SIZES, MakeBundle
 
 import edgeq
 from edgeq.escape import kotlin_string
+from edgeq.geometry import seen
 from edgeq.graph import TensorInfo
 from edgeq.recipe import ImagePreprocess
 from edgeq.stages.calibrate.images import ImageStore
@@ -247,6 +248,11 @@ SETTINGS = {
     "Lanczos": ImagePreprocess(crop=(32, 32), resize=40, interpolation="lanczos", color="L", mean=(9.0,), std=(7.0,)),
     "Nearest": ImagePreprocess(crop=(21, 33), resize=77, interpolation="nearest"),
     "Whole": ImagePreprocess(crop=(51, 70)),
+    "Letterbox": ImagePreprocess(crop=(64, 48), letterbox="centre", interpolation="bilinear"),
+    "Corner": ImagePreprocess(crop=(40, 80), letterbox="corner", fill=7, color="BGR", layout="NHWC"),
+    "Grey": ImagePreprocess(
+        crop=(400, 300), letterbox="centre", interpolation="nearest", color="L", mean=(0.0,), std=(1.0,)
+    ),
 }
 
 
@@ -271,20 +277,27 @@ def test_pictures_are_prepared_to_the_bit(make_bundle: MakeBundle, tmp_path: Pat
         for number, (width, height) in enumerate(sizes):
             tensor = f"edgeq.{name.lower()}.Pictures.tensor({width}, {height}, rows({number}, {width}))"
             calls.append(f'    show("{name}{number}", {tensor})')
+        seen_of = f"edgeq.{name.lower()}.Pictures.seen"
+        calls.append(f'    show("{name}Seen", shapes.flatMap {{ (w, h) -> {seen_of}(w, h).toList() }}.toFloatArray())')
     main = tmp_path / "Main.kt"
+    pairs = ", ".join(f"{width} to {height}" for width, height in SIZES)
+    calls.insert(0, f"    val shapes = listOf({pairs})")
     main.write_text(HARNESS.replace("CALLS", "\n".join(calls)), encoding="utf-8")
     compile_kotlin([*sources, main], tmp_path / "main.jar")
     paths = os.pathsep.join(map(str, (tmp_path / "main.jar", KOTLIN / "kotlin-stdlib.jar", ANDROID_JAR)))
     run(["java", "-cp", paths, "MainKt", tmp_path])
     compared = 0
     for name, preprocess in SETTINGS.items():
+        places = [seen(preprocess, (height, width)) for width, height in SIZES]
+        found_places = np.fromfile(tmp_path / f"{name}Seen.raw", ">f4").reshape(-1, 4)
+        np.testing.assert_array_equal(found_places, np.array(places, np.float32), err_msg=name)
         for number in range(len(sizes)):
             found = tmp_path / f"{name}{number}.raw"
             if found.exists():
                 expected = _prepared(tmp_path / f"{number}.png", preprocess)
                 np.testing.assert_array_equal(np.fromfile(found, ">f4"), expected.ravel(), err_msg=found.name)
                 compared += 1
-    assert compared == len(calls) == 15
+    assert compared == len(sizes) * len(SETTINGS) == 24
 
 
 def _prepared(path: Path, preprocess: ImagePreprocess) -> np.ndarray:

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from embed_models import HOSTILE, PREPARATIONS, MakeBundle, MakePictureBundle
+from embed_models import HOSTILE, PREPARATIONS, SIZES, MakeBundle, MakePictureBundle, preparation_id
 
 import edgeq
+from edgeq.geometry import seen
 from edgeq.recipe import ImagePreprocess
 
 HERE = Path(__file__).parent
@@ -79,11 +80,13 @@ import Foundation
 struct ModelError: Error {{ let description: String }}
 let data = [UInt8](try! Data(contentsOf: URL(fileURLWithPath: "{folder}/pixels.bin")))
 let tensor = try! Preparation.tensor(Pixels(data: data, width: {width}, height: {height}))
+let places = [{sizes}].flatMap {{ Preparation.seen(width: $0.0, height: $0.1) }}
+try! places.withUnsafeBytes {{ Data($0) }}.write(to: URL(fileURLWithPath: "{folder}/seen.bin"))
 try! tensor.withUnsafeBytes {{ Data($0) }}.write(to: URL(fileURLWithPath: "{folder}/tensor.bin"))
 """
 
 
-@pytest.mark.parametrize("steps", PREPARATIONS, ids=lambda steps: f"{steps.interpolation}-{steps.color}")
+@pytest.mark.parametrize("steps", PREPARATIONS, ids=preparation_id)
 def test_pictures_are_prepared_as_for_calibration(
     steps: ImagePreprocess, picture_bundle: MakePictureBundle, tmp_path: Path
 ) -> None:
@@ -99,7 +102,7 @@ def test_pictures_are_prepared_as_for_calibration(
     pixels[..., 3] = 255
     Image.fromarray(pixels[..., :3]).save(tmp_path / "picture.png")
     (tmp_path / "pixels.bin").write_bytes(pixels.tobytes())
-    (tmp_path / "main.swift").write_text(MAIN.format(folder=tmp_path, width=31, height=23))
+    (tmp_path / "main.swift").write_text(MAIN.format(folder=tmp_path, width=31, height=23, sizes=str(SIZES)[1:-1]))
     (preparation,) = project.rglob("Preparation.swift")
     swiftc("-O", "-o", tmp_path / "prepare", preparation, tmp_path / "main.swift")
     runner = shlex.split(os.environ.get("EDGEQ_SWIFT_RUN", ""))
@@ -108,3 +111,5 @@ def test_pictures_are_prepared_as_for_calibration(
     expected = ImageStore([tmp_path / "picture.png"], steps, infos).read([0])[infos[0].name]
     found = np.frombuffer((tmp_path / "tensor.bin").read_bytes(), np.float32).reshape(expected.shape)
     np.testing.assert_array_equal(found, expected)
+    places = np.array([seen(steps, (height, width)) for width, height in SIZES], np.float32)
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "seen.bin", np.float32).reshape(-1, 4), places)

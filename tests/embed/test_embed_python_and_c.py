@@ -13,10 +13,21 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from embed_models import HOSTILE, MakeBundle, MakePictureBundle, classifier
+from embed_models import (
+    HOSTILE,
+    PICTURES,
+    PREPARATIONS,
+    SIZES,
+    MakeBundle,
+    MakePictureBundle,
+    classifier,
+    preparation_id,
+)
 
 import edgeq
 from edgeq.bundle import Bundle
+from edgeq.geometry import seen
+from edgeq.graph import input_infos
 from edgeq.interface import TokenInput
 from edgeq.recipe import ImagePreprocess
 from edgeq.runtime import open_session, session_options
@@ -55,8 +66,6 @@ np.save({str(tmp_path / "found.npy")!r}, prepare({str(file)!r}))
 print(*(f"{{p.label}} {{p.probability:.6f}}" for p in tiny_net.TinyNet(threads=1).classify({str(file)!r}, top=2)))
 """
     printed = python(code, folder)
-    from edgeq.graph import input_infos
-
     expected = ImageStore([file], STEPS, input_infos(classifier(STEPS))).read([0])["image"]
     np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), expected)
     means = expected.mean((2, 3))[0].astype(np.float64)
@@ -64,6 +73,31 @@ print(*(f"{{p.label}} {{p.probability:.6f}}" for p in tiny_net.TinyNet(threads=1
     best = np.argsort(-probabilities)[:2]
     names = ("blue", "green", "red")
     assert printed.split() == [word for i in best for word in (names[i], f"{probabilities[i]:.6f}")]
+
+
+@pytest.mark.parametrize("steps", PREPARATIONS, ids=preparation_id)
+def test_python_prepares_and_sees_what_the_recipe_says(
+    steps: ImagePreprocess, picture_bundle: MakePictureBundle, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    folder = edgeq.embed(picture_bundle(steps).path, platform="python", output=tmp_path / "out").path
+    files = [tmp_path / f"{width}x{height}.png" for width, height in PICTURES]
+    for file, (width, height) in zip(files, PICTURES, strict=True):
+        levels = np.random.default_rng(3).integers(0, 255, (height, width, 3), np.uint8)
+        Image.fromarray(levels).save(file)
+    code = f"""
+import numpy as np
+from tiny_net.pictures import prepare, seen
+for file in {[str(file) for file in files]}:
+    np.save(file + ".npy", prepare(file))
+print([seen(size) for size in {SIZES}])
+"""
+    printed = python(code, folder)
+    store = ImageStore(files, steps, input_infos(classifier(steps)))
+    for row, file in enumerate(files):
+        np.testing.assert_array_equal(np.load(f"{file}.npy"), store.read([row])["image"], err_msg=file.name)
+    assert ast.literal_eval(printed) == [seen(steps, (height, width)) for width, height in SIZES]
 
 
 def test_pythons_own_test_passes_and_fails_for_another_model(pictures: tuple[Bundle, Path], tmp_path: Path) -> None:

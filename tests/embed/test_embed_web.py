@@ -11,10 +11,11 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pytest
-from embed_models import HOSTILE, PREPARATIONS, MakeBundle, MakePictureBundle
+from embed_models import HOSTILE, PREPARATIONS, SIZES, MakeBundle, MakePictureBundle, preparation_id
 
 import edgeq
 from edgeq.bundle import read_bundle
+from edgeq.geometry import seen
 from edgeq.graph import input_infos, load_model
 from edgeq.recipe import ImagePreprocess
 from edgeq.runtime import open_session, session_options
@@ -133,7 +134,7 @@ def test_hostile_names_compile(projects: dict[str, tuple[Path, Path]], make_bund
     assert (compiled(bundle.path, tmp_path / "out", projects) / "index.d.ts").exists()
 
 
-@pytest.mark.parametrize("steps", PREPARATIONS, ids=lambda steps: f"{steps.interpolation}-{steps.color}")
+@pytest.mark.parametrize("steps", PREPARATIONS, ids=preparation_id)
 def test_pictures_are_prepared_as_for_calibration(
     steps: ImagePreprocess,
     projects: dict[str, tuple[Path, Path]],
@@ -151,13 +152,15 @@ def test_pictures_are_prepared_as_for_calibration(
     script = f"""
 import {{ readFileSync, writeFileSync }} from "node:fs";
 globalThis.ImageData = class {{}};
-const {{ prepare }} = await import({json.dumps(module)});
+const {{ prepare, seen }} = await import({json.dumps(module)});
+console.log(JSON.stringify({json.dumps(SIZES)}.map((size) => seen(...size))));
 const data = new Uint8ClampedArray(readFileSync({json.dumps(str(tmp_path / "pixels.bin"))}));
 const picture = Object.assign(new ImageData(), {{ data, width: 31, height: 23 }});
 writeFileSync({json.dumps(str(tmp_path / "tensor.bin"))}, (await prepare(picture)).image);
 """
     (tmp_path / "run.mjs").write_text(script)
-    subprocess.run(["node", str(tmp_path / "run.mjs")], check=True)
+    done = subprocess.run(["node", str(tmp_path / "run.mjs")], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [list(seen(steps, (height, width))) for width, height in SIZES]
     infos = input_infos(load_model(bundle.model))
     expected = ImageStore([tmp_path / "picture.png"], steps, infos).read([0])["image"]
     found = np.frombuffer((tmp_path / "tensor.bin").read_bytes(), np.float32).reshape(expected.shape)

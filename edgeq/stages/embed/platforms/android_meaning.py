@@ -54,7 +54,10 @@ class PictureView:
         """What the code of the steps imports of kotlin.math."""
         if self.raw:
             return ()
-        names = {"round"} | ({"min"} if self.steps.resize and not self.steps.stretch else set())
+        letterbox = self.steps.letterbox is not None
+        names = {"min"} if self.steps.resize or letterbox else set()
+        names |= {"max"} if letterbox else set()
+        names |= set() if self.steps.stretch else {"round"}
         names |= {"abs", "max", "min"} if self.support else set()
         return tuple(sorted(names | ({"PI", "sin"} if self.steps.interpolation == "lanczos" else set())))
 
