@@ -18,7 +18,7 @@ from edgeq.errors import ConfigError
 from edgeq.graph import load_model
 from edgeq.recipe import ImagePreprocess
 from edgeq.stages.embed.ort_format import convert_to_ort
-from edgeq.stages.embed.platforms import android, android_text
+from edgeq.stages.embed.platforms import android
 from edgeq.stages.embed.platforms.android_code import kotlin_code
 from edgeq.stages.embed.signature import read_signature
 from edgeq.target import Provider
@@ -264,58 +264,3 @@ def test_converting_logs_nothing_of_scratch_folders(
     with caplog.at_level("DEBUG"):
         edgeq.embed(make_bundle().path, platform="android", output=tmp_path / "out")
     assert not [record for record in caplog.records if record.levelname == "INFO"]
-
-
-# -- texts
-
-
-def word_piece(**changes: object) -> dict[str, object]:
-    tokens = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "##b", "$x")
-    return {
-        "model": {"type": "WordPiece", "vocab": {token: id_ for id_, token in enumerate(tokens)}, "unk_token": "[UNK]"},
-        "normalizer": {
-            "type": "BertNormalizer",
-            "clean_text": True,
-            "handle_chinese_chars": False,
-            "strip_accents": None,
-            "lowercase": True,
-        },
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {"type": "BertProcessing", "cls": ["[CLS]", 2], "sep": ["[SEP]", 3]},
-        "added_tokens": [{"id": 2, "content": "[CLS]"}],
-        **changes,
-    }
-
-
-def test_a_tokenizer_of_bert_is_written_in_kotlin(tmp_path: Path) -> None:
-    file = tmp_path / "tokenizer.json"
-    file.write_text(json.dumps(word_piece()))
-    found = android_text._settings(file)
-    assert found is not None
-    assert found["vocabulary"] == "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n##b\n$x\n"
-    assert (found["unknown"], found["before"], found["behind"]) == (1, (2,), (3,))
-    assert found["special"] == (("[CLS]", 2),)
-    assert (found["accents"], found["chinese"]) == (True, False)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"model": {"type": "BPE", "vocab": {"a": 0}}},
-        {"model": {"type": "WordPiece", "vocab": {"[UNK]": 0, "a": 2}}},
-        {"model": {"type": "WordPiece", "vocab": {"[UNK]": 0, "a\nb": 1}}},
-        {"model": {"type": "WordPiece", "vocab": {"a": 0}}},
-        {"normalizer": None},
-        {"normalizer": {"type": "Lowercase"}},
-        {"pre_tokenizer": {"type": "Whitespace"}},
-        {"post_processor": {"type": "Sequence"}},
-        {"model": []},
-    ],
-    ids=str,
-)
-def test_other_tokenizers_are_left_to_the_app(changes: dict[str, object], tmp_path: Path) -> None:
-    file = tmp_path / "tokenizer.json"
-    file.write_text(json.dumps(word_piece(**changes)))
-    assert android_text._settings(file) is None
-    file.write_text("no json")
-    assert android_text._settings(file) is None

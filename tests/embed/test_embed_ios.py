@@ -10,12 +10,15 @@ import os
 import shlex
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 from embed_models import HOSTILE, PREPARATIONS, SIZES, MakeBundle, MakePictureBundle, preparation_id
+from embed_texts import TEXTS, TOKENIZERS, expected, make_text_bundle, random_texts, read_tokens, write_texts
 
 import edgeq
 from edgeq.geometry import seen
@@ -113,3 +116,43 @@ def test_pictures_are_prepared_as_for_calibration(
     np.testing.assert_array_equal(found, expected)
     places = np.array([seen(steps, (height, width)) for width, height in SIZES], np.float32)
     np.testing.assert_array_equal(np.fromfile(tmp_path / "seen.bin", np.float32).reshape(-1, 4), places)
+
+
+TEXTS_MAIN = """
+import Foundation
+struct ModelError: Error {{ let description: String }}
+let texts = try! Texts(vocabulary: Data(contentsOf: URL(fileURLWithPath: "{vocabulary}")))
+var rest = [UInt8](try! Data(contentsOf: URL(fileURLWithPath: "{folder}/texts")))[...]
+while let end = rest.firstIndex(of: 10) {{
+    let count = Int(String(decoding: rest[..<end], as: UTF8.self))!
+    let tokens = texts.encode(String(decoding: rest[(end + 1)...].prefix(count), as: UTF8.self))
+    print(tokens.ids.indices.map {{
+        "\\(tokens.ids[$0]).\\(tokens.mask[$0]).\\(tokens.segments[$0]).\\(tokens.positions[$0])"
+    }}.joined(separator: " "))
+    rest = rest[(end + 1 + count)...]
+}}
+"""
+
+
+def tokens_in_swift(project: Path, texts: Sequence[str], folder: Path) -> list[np.ndarray]:
+    """Per text an array [tokens, 4]: id, mask, segment, position."""
+    (vocabulary,) = project.rglob("vocabulary.txt")
+    sources = [next(project.rglob(name)) for name in ("Texts.swift", "Characters.swift")]
+    write_texts(folder / "texts", [text.encode() for text in texts])
+    (folder / "main.swift").write_text(TEXTS_MAIN.format(vocabulary=vocabulary, folder=folder))
+    swiftc("-O", "-o", folder / "tokenize", *sources, folder / "main.swift")
+    runner = shlex.split(os.environ.get("EDGEQ_SWIFT_RUN", ""))
+    done = subprocess.run([*runner, str(folder / "tokenize")], capture_output=True, text=True, check=True)
+    return read_tokens(done.stdout)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["longest", "full"])
+@pytest.mark.parametrize("file", TOKENIZERS.values(), ids=TOKENIZERS)
+def test_texts_become_the_tokens_of_tokenizers(file: dict[str, Any], full: bool, tmp_path: Path) -> None:
+    bundle = make_text_bundle(tmp_path / "bundle", file, most=32, padding="max_length" if full else "longest")
+    project = edgeq.embed(bundle.path, platform="ios", output=tmp_path / "out").path
+    check(project, tmp_path / "modules")
+    texts = [*TEXTS, *random_texts(3000)]
+    found = tokens_in_swift(project, texts, tmp_path)
+    for text, right, tokens in zip(texts, expected(file, texts, 32, full=full), found, strict=True):
+        assert tokens.tolist() == right.tolist(), ascii(text)

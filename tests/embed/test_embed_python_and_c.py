@@ -23,12 +23,13 @@ from embed_models import (
     classifier,
     preparation_id,
 )
+from embed_texts import TOKENIZERS, VECTORS, expected, make_text_bundle
 
 import edgeq
 from edgeq.bundle import Bundle
 from edgeq.geometry import seen
 from edgeq.graph import input_infos
-from edgeq.interface import TokenInput
+from edgeq.interface import EmbeddingOutput, LogitsOutput, Output, TokenEmbeddingsOutput, TokenInput
 from edgeq.recipe import ImagePreprocess
 from edgeq.runtime import open_session, session_options
 from edgeq.stages.calibrate.images import ImageStore
@@ -176,7 +177,8 @@ def runtime(tmp_path: Path) -> Path:
 
 
 def make(folder: Path, runtime: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["make", "-C", str(folder), f"ORT={runtime}", "CFLAGS=-O1 -Wall -Wextra -Werror", *arguments]
+    flags = "CFLAGS=-O1 -Wall -Wextra -Wpedantic -Werror"
+    command = ["make", "-C", str(folder), f"ORT={runtime}", flags, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -215,13 +217,86 @@ def test_the_c_example_fails_where_the_outputs_are_others(
     assert "model.onnx" in done.stderr
 
 
-@pytest.mark.parametrize("standard", ["c99", "c++11"])
-def test_c_with_hostile_names_compiles(standard: str, make_bundle: MakeBundle, runtime: Path, tmp_path: Path) -> None:
+def assert_compiles(standard: str, folder: Path, runtime: Path) -> None:
     if standard == "c++11" and shutil.which("c++") is None:
         pytest.skip("there is no C++ compiler")
-    bundle = make_bundle(names=HOSTILE, name=HOSTILE[0], labels=["a*/b", "${x}", '"'], shape=("n", None))
-    folder = edgeq.embed(bundle.path, platform="c", output=tmp_path / "out").path
     compiler = ["cc", "-std=c99"] if standard == "c99" else ["c++", "-x", "c++", "-std=c++11"]
-    command = [*compiler, "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{runtime / 'include'}", "example.c"]
+    flags = ["-Wall", "-Wextra", "-Wpedantic", "-Wno-overlength-strings", "-Werror", "-fsyntax-only"]
+    command = [*compiler, *flags, f"-I{runtime / 'include'}", "example.c"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("standard", ["c99", "c++11"])
+def test_c_with_hostile_names_compiles(standard: str, make_bundle: MakeBundle, runtime: Path, tmp_path: Path) -> None:
+    bundle = make_bundle(names=HOSTILE, name=HOSTILE[0], labels=["a*/b", "${x}", '"'], shape=("n", None))
+    folder = edgeq.embed(bundle.path, platform="c", output=tmp_path / "out").path
+    assert_compiles(standard, folder, runtime)
+
+
+TEXTS = ("the first text", "costs 12.50€ at Łódź's café")
+
+
+def example(folder: Path, *arguments: str) -> str:
+    command = [str(folder / "example"), str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("padding", ["longest", "max_length"])
+@pytest.mark.parametrize(
+    "output",
+    [
+        VECTORS,
+        TokenEmbeddingsOutput(name="vectors", size=4),
+        EmbeddingOutput(name="vectors", size=4, normalized=False),
+    ],
+    ids=["tokens", "all tokens", "text"],
+)
+def test_the_c_example_embeds_texts(output: Output, padding: str, runtime: Path, tmp_path: Path) -> None:
+    file, full = TOKENIZERS["uncased"], padding == "max_length"
+    shape = ("batch", 32) if full else ("batch", "length")
+    bundle = make_text_bundle(tmp_path / "bundle", file, most=32, padding=padding, shape=shape, output=output)
+    folder = edgeq.embed(bundle.path, platform="c", output=tmp_path / "out").path
+    done = make(folder, runtime, "check")
+    assert done.returncode == 0, done.stderr
+    printed = example(folder, *TEXTS)
+    vectors = []
+    for tokens in expected(file, TEXTS, 32, full=full):
+        counted = tokens[:, 1:2] if isinstance(output, TokenEmbeddingsOutput) and output.mask else np.ones((32, 1))
+        mean = (tokens * counted[: len(tokens)]).sum(0)
+        vectors.append(mean / np.linalg.norm(mean))
+    lines = printed.splitlines()[-4:]
+    assert (lines[0], lines[2]) == TEXTS
+    for line, vector in zip(lines[1::2], vectors, strict=True):
+        numbers, cosine = line.split(" ...; cosine with the first text ")
+        np.testing.assert_allclose([float(n) for n in numbers.split()], vector, atol=1e-4)
+        assert float(cosine) == pytest.approx(vector @ vectors[0], abs=1e-4)
+
+
+def test_the_c_example_classifies_texts(runtime: Path, tmp_path: Path) -> None:
+    file = TOKENIZERS["cased"]
+    bundle = make_text_bundle(tmp_path / "bundle", file, most=32, output=LogitsOutput(name="vectors", classes=4))
+    folder = edgeq.embed(bundle.path, platform="c", output=tmp_path / "out").path
+    assert make(folder, runtime, "check").returncode == 0
+    printed = example(folder, TEXTS[0])
+    logits = expected(file, TEXTS[:1], 32)[0].mean(0)
+    powers = np.exp(logits - logits.max())
+    lines = [line.split() for line in printed.splitlines()[-4:]]
+    assert [line[-1] for line in lines] == [str(i) for i in np.argsort(-powers, kind="stable")]
+    assert float(lines[0][0]) == pytest.approx(100 * powers.max() / powers.sum(), abs=0.06)
+
+
+def test_the_c_header_with_texts_is_cpp(runtime: Path, tmp_path: Path) -> None:
+    bundle = make_text_bundle(tmp_path / "bundle", TOKENIZERS["uncased, special tokens after normalization"])
+    folder = edgeq.embed(bundle.path, platform="c", output=tmp_path / "out").path
+    assert_compiles("c++11", folder, runtime)
+
+
+def test_the_c_model_does_not_open_without_its_vocabulary(runtime: Path, tmp_path: Path) -> None:
+    folder = edgeq.embed(
+        make_text_bundle(tmp_path / "bundle", TOKENIZERS["uncased"]).path, platform="c", output=tmp_path / "out"
+    ).path
+    (folder / "vocabulary.txt").write_text("a\n")
+    done = make(folder, runtime, "check")
+    assert done.returncode != 0
+    assert "vocabulary.txt is not the one that this header was made with" in done.stderr

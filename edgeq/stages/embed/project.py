@@ -84,17 +84,19 @@ class Request:
         folder = first if graph == self.bundle.manifest.main else "fallback/"
         return {f"{folder}{name.rpartition('/')[2]}": name for name in self.graph_files(graph)}
 
-    def assets(self, folder: str, samples: str, *, first: str = "") -> tuple[ProjectFile, ...]:
+    def assets(
+        self, folder: str, samples: str, *, first: str = "", without: str | None = None
+    ) -> tuple[ProjectFile, ...]:
         """The models, labels, tokenizer and licences in ``folder``, the sample tensors in ``samples``.
 
-        Both end in a slash or are empty; ``first`` is that of ``graph_places``.
+        Both end in a slash or are empty; ``first`` is that of ``graph_places``, ``without`` a file to leave out.
         """
         manifest = self.bundle.manifest
         places: dict[str, str] = {}
         for graph in manifest.graphs:
             places |= {f"{folder}{place}": name for place, name in self.graph_places(graph, first).items()}
         beside = {"LICENSES.md", *manifest.interface.files, *([manifest.labels] if manifest.labels else [])}
-        places |= {f"{folder}{name}": name for name in sorted(beside) if name in manifest.files}
+        places |= {f"{folder}{name}": name for name in sorted(beside - {without}) if name in manifest.files}
         if manifest.samples is not None:
             names = (*manifest.samples.inputs.values(), *manifest.samples.outputs.values())
             places |= {f"{samples}{name}": name for name in names}

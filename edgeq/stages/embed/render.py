@@ -47,7 +47,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(ESCAPES)
+    environment.filters.update(ESCAPES, codepoint=ord)
     return environment
 
 

@@ -73,7 +73,7 @@ def _make(request: Request) -> Project:
         *_operators(graphs),
     ]
     if text is not None:
-        files.append(ProjectFile(f"src/main/assets/edgeq/{slug}/vocabulary.txt", text.vocabulary.encode()))
+        files.append(text.texts.vocabulary(f"src/main/assets/edgeq/{slug}/"))
     return Project(tuple(files), sizes=context["sizes"], notes=_notes(context), next=_next(context))
 
 

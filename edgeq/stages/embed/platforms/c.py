@@ -13,6 +13,7 @@ from edgeq.stages.embed.meaning import read_meaning
 from edgeq.stages.embed.names import C, constant, pascal, snake, words
 from edgeq.stages.embed.project import Platform, Project, Request
 from edgeq.stages.embed.render import render_files
+from edgeq.stages.embed.texts import embeds, read_texts
 
 __all__ = ["C_HEADER"]
 
@@ -71,7 +72,7 @@ def _make(request: Request) -> Project:
     manifest, options = request.bundle.manifest, request.options
     prefix = C.identifiers([options.name or manifest.name], snake, "model")[0]
     graphs = tuple(_graph(request, graph) for graph in manifest.graphs)
-    meaning, code = read_meaning(manifest.interface), _C.write(request.signature)
+    meaning, code, texts = read_meaning(manifest.interface), _C.write(request.signature), read_texts(request)
     context: dict[str, Any] = {
         "m": manifest,
         "p": prefix,
@@ -79,6 +80,9 @@ def _make(request: Request) -> Project:
         "title": options.name or pascal(words(manifest.name)) or "Model",
         "graphs": graphs,
         "meaning": meaning,
+        "texts": texts,
+        "embeds": embeds(request, texts),
+        "slots": 1 << (2 * len(texts.tokenizer.vocabulary)).bit_length() if texts else 0,
         "image": meaning.picture if isinstance(meaning.picture, ImageInput) else None,
         "pixels": meaning.picture if isinstance(meaning.picture, PixelInput) else None,
         "inputs": code.inputs,
@@ -96,8 +100,11 @@ def _make(request: Request) -> Project:
         "example.c": "example.c.jinja",
         "npy.h": "npy.h.jinja",
     }
+    if texts is not None:
+        templates[f"{prefix}_tokenizer.h"] = "tokenizer.h.jinja"
+    assets = request.assets("", "", first="model/", without=texts.file if texts else None)
     return Project(
-        (*render_files("c", templates, context), *request.assets("", "", first="model/")),
+        (*render_files("c", templates, context), *assets, *([texts.vocabulary("")] if texts else [])),
         notes=("ONNX Runtime's header and library are not part of it: README.md says where they come from",),
         next=("in this folder: make ORT=FOLDER_OF_ONNX_RUNTIME check",),
     )

@@ -14,6 +14,7 @@ from edgeq.stages.embed.meaning import read_meaning
 from edgeq.stages.embed.names import SWIFT, camel, slug
 from edgeq.stages.embed.project import Platform, Project, Request
 from edgeq.stages.embed.render import render_files
+from edgeq.stages.embed.texts import embeds, read_texts
 
 __all__ = ["IOS"]
 
@@ -42,6 +43,10 @@ _OWN = (
     "Prediction",
     "Tensors",
     "Pictures",
+    "Texts",
+    "Tokens",
+    "Characters",
+    "Cursor",
     "Foundation",
     "CoreGraphics",
     "XCTest",
@@ -66,7 +71,7 @@ class GraphView:
 def _make(request: Request) -> Project:
     manifest, options = request.bundle.manifest, request.options
     name = SWIFT.class_name(manifest.name, options.name, _OWN)
-    meaning, code = read_meaning(manifest.interface), _SWIFT.write(request.signature)
+    meaning, code, texts = read_meaning(manifest.interface), _SWIFT.write(request.signature), read_texts(request)
     graphs = tuple(_graph(request, graph) for graph in manifest.graphs)
     context: dict[str, Any] = {
         "m": manifest,
@@ -76,6 +81,8 @@ def _make(request: Request) -> Project:
         "graphs": graphs,
         "coreml": any(graph.coreml for graph in graphs),
         "meaning": meaning,
+        "texts": texts,
+        "embeds": embeds(request, texts),
         "pixels": meaning.picture if isinstance(meaning.picture, PixelInput) else None,
         "labels": manifest.labels,
         "samples": manifest.samples,
@@ -86,9 +93,10 @@ def _make(request: Request) -> Project:
         "sizes": code.sizes,
         "ids": code.ids,
     }
-    assets = request.assets(f"Sources/{context['module']}/Assets/", f"Tests/{context['module']}Tests/")
+    folder = f"Sources/{context['module']}/Assets/"
+    assets = request.assets(folder, f"Tests/{context['module']}Tests/", without=texts.file if texts else None)
     return Project(
-        (*render_files("ios", _templates(context), context), *assets),
+        (*render_files("ios", _templates(context), context), *assets, *([texts.vocabulary(folder)] if texts else [])),
         notes=("not compiled against ONNX Runtime and not run: that takes Xcode",),
         next=("in Xcode: File, Add Package Dependencies, Add Local, and this folder",),
     )
@@ -108,6 +116,8 @@ def _templates(context: Mapping[str, Any]) -> dict[str, str]:
         found[f"Sources/{module}/Pictures.swift"] = "Pictures.swift.jinja"
         if context["pixels"] is None:
             found[f"Sources/{module}/Preparation.swift"] = "Preparation.swift.jinja"
+    if context["texts"] is not None:
+        found |= {f"Sources/{module}/{name}.swift": f"{name}.swift.jinja" for name in ("Texts", "Characters")}
     return found
 
 
