@@ -6,9 +6,11 @@ import shutil
 from collections.abc import Callable, Sequence
 
 import msgspec
+import numpy as np
 import onnx_ir as ir
 
 from edgeq.bundle import Bundle, GraphEntry, file_entry, read_bundle
+from edgeq.graph import save_model
 from edgeq.recipe import ImagePreprocess
 from edgeq.target import Provider
 
@@ -91,6 +93,32 @@ def with_fallback(bundle: Bundle) -> Bundle:
     manifest = msgspec.structs.replace(bundle.manifest, fallback=entry, files=files)
     (bundle.path / "manifest.json").write_bytes(manifest.to_json())
     return read_bundle(bundle.path)
+
+
+def with_model(bundle: Bundle, model: ir.Model) -> Bundle:
+    """The bundle with another model in its first graph."""
+    save_model(model, bundle.model)
+    manifest = msgspec.structs.replace(
+        bundle.manifest, files={**bundle.manifest.files, "model.onnx": file_entry(bundle.model)}
+    )
+    (bundle.path / "manifest.json").write_bytes(manifest.to_json())
+    return read_bundle(bundle.path)
+
+
+def in_blocks() -> ir.Model:
+    """A matrix of 4 bits in blocks of 32, as ONNX Runtime's own operator: 32 numbers in, 2 out."""
+    x, y = (
+        ir.Value(name=n, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["n", s]))
+        for n, s in (("x", 32), ("y", 2))
+    )
+    packed = ir.Value(name="packed", const_value=ir.tensor(np.full((2, 1, 16), 0x91, np.uint8), name="packed"))
+    scales = ir.Value(name="scales", const_value=ir.tensor(np.ones(2, np.float32), name="scales"))
+    settings = {"K": 32, "N": 2, "bits": 4, "block_size": 32}
+    node = ir.node("MatMulNBits", [x, packed, scales], settings, domain="com.microsoft", outputs=[y])
+    opsets = {"": 21, "com.microsoft": 1}
+    return ir.Model(
+        ir.Graph([x], [y], nodes=[node], initializers=[packed, scales], opset_imports=opsets), ir_version=10
+    )
 
 
 def classifier(steps: ImagePreprocess) -> ir.Model:

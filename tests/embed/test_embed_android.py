@@ -6,16 +6,13 @@ import json
 import re
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
 from embed_models import HOSTILE, MakeBundle, with_fallback
 
 import edgeq
-from edgeq.bundle import file_entry
 from edgeq.errors import ConfigError
-from edgeq.graph import load_model
 from edgeq.recipe import ImagePreprocess
 from edgeq.stages.embed.ort_format import convert_to_ort
 from edgeq.stages.embed.platforms import android
@@ -214,21 +211,6 @@ def test_session_entries_choose_the_key_of_a_conversion(make_bundle: MakeBundle,
         for sha256 in ("a", "b")
     }
     assert len(keys) == 4
-
-
-def test_a_model_that_is_too_new_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
-    bundle = make_bundle()
-    model = load_model(bundle.model)
-    model.ir_version = 99
-    from edgeq.graph import save_model
-
-    save_model(model, bundle.model)
-    manifest = msgspec.structs.replace(
-        bundle.manifest, files={**bundle.manifest.files, "model.onnx": file_entry(bundle.model)}
-    )
-    (bundle.path / "manifest.json").write_bytes(manifest.to_json())
-    with pytest.raises(ConfigError, match="IR version 99"):
-        edgeq.embed(bundle.path, platform="android", output=tmp_path / "out")
 
 
 # -- pictures and classes

@@ -10,7 +10,7 @@ from edgeq.embedding import Embedded, EmbedOptions
 from edgeq.errors import ConfigError
 from edgeq.stages.embed.platforms import PLATFORMS
 from edgeq.stages.embed.project import Platform, Request
-from edgeq.stages.embed.write import Record, read_record, write_project
+from edgeq.stages.embed.write import Record, made_files, read_record, write_project
 
 __all__ = ["PLATFORMS", "check_embedding", "embed_bundle"]
 
@@ -41,7 +41,7 @@ def embed_bundle(bundle: Bundle, platform: str, folder: Path, options: EmbedOpti
     if earlier is not None:
         options = options.over(earlier.options)
     with tempfile.TemporaryDirectory(prefix="edgeq-") as scratch:
-        project = chosen.make(Request(bundle, options, Path(scratch)))
+        project = chosen.make(Request(bundle, options, Path(scratch), made_files(folder, earlier)))
         changes = write_project(folder, project, Record(platform=platform, options=options), earlier)
     return Embedded(
         path=folder,

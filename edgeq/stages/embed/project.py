@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from edgeq.bundle import Bundle, GraphEntry
+from edgeq.bundle import Bundle, FileEntry, GraphEntry, file_entry
 from edgeq.embedding import EmbedOptions, SizeRow
-from edgeq.errors import ConfigError
+from edgeq.errors import ConfigError, ModelError
+from edgeq.stages.embed.ort_format import MAPPED, OrtModel, convert_to_ort
 from edgeq.stages.embed.signature import Signature, read_signature
+from edgeq.target import CPU_PROVIDER
 
-__all__ = ["Platform", "Project", "ProjectFile", "Request"]
+__all__ = ["GraphFiles", "Platform", "Project", "ProjectFile", "Request"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class ProjectFile:
     """A file of the project: its path with forward slashes, and its bytes or the file that holds them.
 
     ``made_from`` is for a file whose bytes differ from run to run: what it follows from. While that is the same, the
-    file that is there stays.
+    file that is there is taken again (`Request.made`).
     """
 
     path: str
@@ -34,6 +37,13 @@ class ProjectFile:
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
 
     @property
+    def entry(self) -> FileEntry:
+        """Its sha256 and its length in bytes."""
+        if isinstance(self.content, bytes):
+            return FileEntry(sha256=hashlib.sha256(self.content).hexdigest(), bytes=len(self.content))
+        return file_entry(self.content)
+
+    @property
     def deflated_size(self) -> int:
         """Length in bytes once it is compressed as in a ZIP file (zlib, level 6), read in pieces."""
         squeeze = zlib.compressobj(6)
@@ -42,6 +52,47 @@ class ProjectFile:
         with self.content.open("rb") as stream:
             pieces = iter(lambda: stream.read(1 << 20), b"")
             return sum(len(squeeze.compress(piece)) for piece in pieces) + len(squeeze.flush())
+
+
+@dataclass(frozen=True)
+class GraphFiles:
+    """A graph as the project holds it: ``files`` by their bare names, the model first, and what a session is made with.
+
+    ``key`` changes with their content. ``converted`` is the model in ONNX Runtime's own format, if that is what was
+    asked for; ``onnx_bytes`` is the length of the bundle's files.
+    """
+
+    entry: GraphEntry
+    files: tuple[ProjectFile, ...]
+    key: str
+    onnx_bytes: int
+    fallback: bool
+    converted: OrtModel | None = None
+
+    def placed(self, first: str = "") -> tuple[ProjectFile, ...]:
+        """The files among the assets; ``first`` is the folder of the bundle's first graph, such as ``"model/"``."""
+        folder = "fallback/" if self.fallback else first
+        return tuple(replace(file, path=folder + file.path) for file in self.files)
+
+    @property
+    def session(self) -> dict[str, str]:
+        """Entries of a session that opens the model by its path."""
+        return {**self.entry.provider.session, **(MAPPED if self.converted else {})}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know of the format before it is run on a PC or server."""
+        return self.converted.notes if self.converted else ()
+
+    @property
+    def bytes(self) -> int:
+        """Length of all files."""
+        return sum(file.size for file in self.files)
+
+    @cached_property
+    def deflated(self) -> int:
+        """Their length once they are compressed as in a ZIP file."""
+        return sum(file.deflated_size for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -61,46 +112,90 @@ class Project:
 
 @dataclass(frozen=True)
 class Request:
-    """What a platform makes a project from. ``scratch`` is a folder for files that are made on the way."""
+    """What a platform makes a project from.
+
+    ``scratch`` is a folder for files that are made on the way. ``made`` holds files of the project that were made
+    before and were not edited, by what they were made from (`ProjectFile.made_from`).
+    """
 
     bundle: Bundle
     options: EmbedOptions
     scratch: Path
+    made: Mapping[str, Path] = field(default_factory=dict)
 
     @cached_property
     def signature(self) -> Signature:
         return read_signature(self.bundle)
 
-    def graph_files(self, graph: GraphEntry) -> tuple[str, ...]:
-        """The model file of a graph and, for large models, the weights beside it; the model first."""
-        names = (name for name in self.bundle.manifest.files if name.startswith(f"{graph.model}."))
-        return (graph.model, *sorted(names))
+    @cached_property
+    def graphs(self) -> tuple[GraphFiles, ...]:
+        """All graphs, the one to try first in front; those of the CPU are in ONNX Runtime's own format, if asked for.
 
-    def graph_places(self, graph: GraphEntry, first: str = "") -> dict[str, str]:
-        """Where the files of a graph go among the assets, and which files of the bundle they are; the model first.
-
-        ``first`` is the folder of the bundle's first graph, such as ``"model/"``; its fallback has one of its own.
+        Raises:
+            ConfigError: that format is asked for, and no graph is for the CPU.
+            ModelError: a graph cannot be converted.
         """
-        folder = first if graph == self.bundle.manifest.main else "fallback/"
-        return {f"{folder}{name.rpartition('/')[2]}": name for name in self.graph_files(graph)}
+        entries = self.bundle.manifest.graphs
+        wanted = self.options.format == "ort"
+        if wanted and not any(_runs_on_cpu(entry) for entry in entries):
+            raise ConfigError(
+                f"the model runs on {entries[0].provider.name}, which takes no model in the ort format",
+                where="--format",
+                remedy="use --format onnx",
+            )
+        return tuple(self._graph(entry, wanted and _runs_on_cpu(entry)) for entry in entries)
+
+    def _graph(self, entry: GraphEntry, wanted: bool) -> GraphFiles:
+        manifest = self.bundle.manifest
+        names = (entry.model, *sorted(name for name in manifest.files if name.startswith(f"{entry.model}.")))
+        key = hashlib.sha256("".join(manifest.files[name].sha256 for name in names).encode()).hexdigest()
+        files = tuple(ProjectFile(name.rpartition("/")[2], self.bundle.file(name)) for name in names)
+        size, fallback = sum(file.size for file in files), entry != manifest.main
+        if not wanted:
+            return GraphFiles(entry, files, key, size, fallback)
+        converted = self._converted(entry, key)
+        file = ProjectFile("model.ort", converted.path, converted.key)
+        return GraphFiles(entry, (file,), converted.key, size, fallback, converted)
+
+    def _converted(self, entry: GraphEntry, sha256: str) -> OrtModel:
+        model = self.bundle.file(entry.model)
+        return convert_to_ort(model, entry.provider.session, self.scratch, sha256=sha256, made=self.made)
+
+    @cached_property
+    def operators(self) -> str | None:
+        """What a reduced build of ONNX Runtime has to contain, as its build script reads it.
+
+        None where the CPU provider alone does not do, for which alone there is such a build, and where the model is too
+        large to be converted.
+        """
+        (first, *others) = self.graphs
+        if others or not _runs_on_cpu(first.entry):
+            return None
+        try:
+            return (first.converted or self._converted(first.entry, first.key)).operators
+        except ModelError:
+            return None
 
     def assets(
         self, folder: str, samples: str, *, first: str = "", without: str | None = None
     ) -> tuple[ProjectFile, ...]:
         """The models, labels, tokenizer and licences in ``folder``, the sample tensors in ``samples``.
 
-        Both end in a slash or are empty; ``first`` is that of ``graph_places``, ``without`` a file to leave out.
+        All end in a slash or are empty; ``first`` is the folder of the bundle's first graph, such as ``"model/"``,
+        ``without`` a file to leave out.
         """
         manifest = self.bundle.manifest
-        places: dict[str, str] = {}
-        for graph in manifest.graphs:
-            places |= {f"{folder}{place}": name for place, name in self.graph_places(graph, first).items()}
+        models = [replace(file, path=folder + file.path) for graph in self.graphs for file in graph.placed(first)]
         beside = {"LICENSES.md", *manifest.interface.files, *([manifest.labels] if manifest.labels else [])}
-        places |= {f"{folder}{name}": name for name in sorted(beside - {without}) if name in manifest.files}
+        places = {f"{folder}{name}": name for name in sorted(beside - {without}) if name in manifest.files}
         if manifest.samples is not None:
             names = (*manifest.samples.inputs.values(), *manifest.samples.outputs.values())
             places |= {f"{samples}{name}": name for name in names}
-        return tuple(ProjectFile(place, self.bundle.file(name)) for place, name in places.items())
+        return (*models, *(ProjectFile(place, self.bundle.file(name)) for place, name in places.items()))
+
+
+def _runs_on_cpu(entry: GraphEntry) -> bool:
+    return entry.provider.name == CPU_PROVIDER
 
 
 @dataclass(frozen=True)

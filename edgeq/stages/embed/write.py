@@ -8,7 +8,6 @@ edgeq's and is never touched.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,7 @@ from edgeq.output import atomic_file, atomic_folder
 from edgeq.report import decode, encode
 from edgeq.stages.embed.project import Project, ProjectFile
 
-__all__ = ["RECORD", "Changes", "Record", "read_record", "write_project"]
+__all__ = ["RECORD", "Changes", "Record", "made_files", "read_record", "write_project"]
 
 RECORD = ".edgeq.json"
 _SCHEMA = 1
@@ -97,13 +96,21 @@ def read_record(folder: Path, platform: str) -> Record | None:
     return record
 
 
+def made_files(folder: Path, earlier: Record | None) -> dict[str, Path]:
+    """Files of the project that are as edgeq made them, by what they were made from (`ProjectFile.made_from`)."""
+    if earlier is None:
+        return {}
+    kept = ((made, path) for path, made in earlier.made.items() if path in earlier.files)
+    return {made: folder / path for made, path in kept if _found(folder / path) == earlier.files[path]}
+
+
 def write_project(folder: Path, project: Project, record: Record, earlier: Record | None) -> Changes:
     """Write all files of ``project``; ``record`` says what it is made for, ``earlier`` what lies there already.
 
     Raises:
         OutputError: the folder cannot be written, or a folder in it is a symbolic link.
     """
-    digests = {file.path: _digest(file, folder, earlier) for file in project.files}
+    digests = {file.path: file.entry.sha256 for file in project.files}
     made = {file.path: file.made_from for file in project.files if file.made_from is not None}
     record = msgspec.structs.replace(record, files=digests, made=made)
     if earlier is None:
@@ -218,13 +225,3 @@ def _remove(folder: Path, path: str) -> None:
 def _write_record(folder: Path, record: Record) -> None:
     with atomic_file(folder / RECORD) as file:
         file.write_bytes(encode(record))
-
-
-def _digest(file: ProjectFile, folder: Path, earlier: Record | None) -> str:
-    """The sha256 that a file is to have: that of what is there if it was made from the same."""
-    if earlier is not None and file.made_from is not None and earlier.made.get(file.path) == file.made_from:
-        known = earlier.files.get(file.path)
-        if known is not None and _found(folder / file.path) == known:
-            return known
-    content = file.content
-    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_entry(content).sha256

@@ -11,12 +11,22 @@ from edgeq.stages.embed.names import KOTLIN, snake, words
 from edgeq.stages.embed.platforms.android_code import kotlin_code
 from edgeq.stages.embed.platforms.android_graphs import GraphView, graph_views
 from edgeq.stages.embed.platforms.android_meaning import PictureView, RankedView, picture_view, ranked_view
-from edgeq.stages.embed.platforms.android_runtime import ABIS, COMPILE_SDK, GRADLE_PLUGIN, RUNTIME
+from edgeq.stages.embed.platforms.android_runtime import (
+    ABIS,
+    COMPILE_SDK,
+    GRADLE_PLUGIN,
+    PACKAGE,
+    PLAY_BASE_BYTES,
+    RUNTIME,
+    RUNTIME_BYTES,
+    AndroidProvider,
+)
 from edgeq.stages.embed.platforms.android_samples import bench_view, sample_files, sample_view
-from edgeq.stages.embed.platforms.android_size import PLAY_BASE_BYTES, size_rows
 from edgeq.stages.embed.platforms.android_text import TextView, text_view
 from edgeq.stages.embed.project import Platform, Project, ProjectFile, Request
+from edgeq.stages.embed.releases import reduced_build
 from edgeq.stages.embed.render import render_files
+from edgeq.stages.embed.sizes import RuntimeSize, operator_files, size_rows
 
 __all__ = ["ANDROID"]
 
@@ -35,7 +45,7 @@ def _make(request: Request) -> Project:
     code = kotlin_code(request.signature, has_fallback=len(graphs) > 1)
     ranked, picture = ranked_view(request, code), picture_view(request, code)
     text = text_view(request, code)
-    asset_bytes = sum(graph.bytes for graph in graphs)
+    asset_bytes = sum(graph.bytes for graph in request.graphs)
     packed = asset_bytes > PLAY_BASE_BYTES
     context: dict[str, Any] = {
         "m": manifest,
@@ -65,16 +75,19 @@ def _make(request: Request) -> Project:
         "asset_bytes": asset_bytes,
         "fence": "`" * 3,
     }
-    context["sizes"] = size_rows(graphs, context["abis"])
+    operators = reduced_build(request, RUNTIME)
+    runtimes = [_runtime_size(abi, graphs[0].provider) for abi in context["abis"]]
+    context["footprint"] = size_rows(request, runtimes, reduced=operators and "the NDK")
+    context["reduced"] = operators is not None
     files = [
         *render_files("android", _templates(context), context),
         *_assets(request, slug, graphs, "asset-pack/" if packed else ""),
         *sample_files(request.bundle, f"src/androidTest/assets/edgeq/{slug}/samples"),
-        *_operators(graphs),
+        *operator_files(operators),
     ]
     if text is not None:
         files.append(text.texts.vocabulary(f"src/main/assets/edgeq/{slug}/"))
-    return Project(tuple(files), sizes=context["sizes"], notes=_notes(context), next=_next(context))
+    return Project(tuple(files), sizes=context["footprint"], notes=_notes(context), next=_next(context))
 
 
 def _templates(context: Mapping[str, Any]) -> dict[str, str]:
@@ -129,13 +142,10 @@ def _assets(request: Request, slug: str, graphs: Sequence[GraphView], pack: str)
     ]
 
 
-def _operators(graphs: Sequence[GraphView]) -> list[ProjectFile]:
-    """What a reduced build of ONNX Runtime has to contain, for the graph that the CPU runs."""
-    return [
-        ProjectFile("size/required_operators_and_types.config", graph.operators.encode(), graph.key)
-        for graph in graphs
-        if graph.operators is not None
-    ]
+def _runtime_size(abi: str, provider: AndroidProvider) -> RuntimeSize:
+    raw, deflated = RUNTIME_BYTES[abi]
+    beside = tuple(f"{one.module} {one.version}" for one in provider.dependencies)
+    return RuntimeSize(f"{PACKAGE} {RUNTIME}", abi, raw, deflated, "measured on the AAR", beside)
 
 
 def _package(package: str) -> str:

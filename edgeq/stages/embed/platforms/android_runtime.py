@@ -11,9 +11,9 @@ __all__ = [
     "ABIS",
     "COMPILE_SDK",
     "GRADLE_PLUGIN",
-    "MAX_IR",
-    "MAX_OPSET",
     "MIN_SDK",
+    "PACKAGE",
+    "PLAY_BASE_BYTES",
     "PROVIDERS",
     "RUNTIME",
     "RUNTIME_BYTES",
@@ -24,16 +24,13 @@ __all__ = [
     "kotlin_type",
 ]
 
-RUNTIME = "1.29.0"
-"""Of com.microsoft.onnxruntime:onnxruntime-android.
+PACKAGE, RUNTIME = "onnxruntime-android", "1.29.0"
+"""Name and version of the Maven module of com.microsoft.onnxruntime.
 
 Inspected: generated code is compiled against its classes, its libraries are aligned to 16 KB, and the WebGPU and
 XNNPACK providers are inside. It is also what Qualcomm's plugin 2.7.0 was built with (its release notes). Newer ones
 exist and run the same models.
 """
-
-MAX_OPSET, MAX_IR = 24, 12
-"""What it runs at least: it was built with ONNX 1.19 or newer (that of ONNX Runtime 1.23 already)."""
 
 RUNTIME_BYTES = {
     "arm64-v8a": (32_232_640, 12_154_177),
@@ -42,6 +39,9 @@ RUNTIME_BYTES = {
     "x86_64": (38_573_088, 14_162_146),
 }
 """Bytes of its libraries by processor, as installed and deflated (zlib, level 6), measured on the AAR."""
+
+PLAY_BASE_BYTES = 150_000_000
+"""Models above it go to an asset pack. Google Play's limit for a base module was 150 MB and is 200 MB, compressed."""
 
 ABIS = tuple(RUNTIME_BYTES)
 """Android's names of processors; phones of today have the first."""

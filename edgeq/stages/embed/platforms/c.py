@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,8 +12,11 @@ from edgeq.interface import ImageInput, PixelInput
 from edgeq.stages.embed.code import Dialect
 from edgeq.stages.embed.meaning import read_meaning
 from edgeq.stages.embed.names import C, constant, pascal, snake, words
+from edgeq.stages.embed.platforms.wheels import VERSION, library_sizes
 from edgeq.stages.embed.project import Platform, Project, Request
+from edgeq.stages.embed.releases import needed_release, reduced_build
 from edgeq.stages.embed.render import render_files
+from edgeq.stages.embed.sizes import RuntimeSize, operator_files, size_rows
 from edgeq.stages.embed.texts import embeds, read_texts
 
 __all__ = ["C_HEADER"]
@@ -65,13 +69,20 @@ class GraphView:
 
     entry: GraphEntry
     model: str
+    session: Mapping[str, str]
     appended: str | None
 
 
 def _make(request: Request) -> Project:
     manifest, options = request.bundle.manifest, request.options
     prefix = C.identifiers([options.name or manifest.name], snake, "model")[0]
-    graphs = tuple(_graph(request, graph) for graph in manifest.graphs)
+    for entry in manifest.graphs:
+        _appended(entry)
+    operators = reduced_build(request, VERSION)
+    graphs = tuple(
+        GraphView(graph.entry, graph.placed("model/")[0].path, graph.session, _appended(graph.entry))
+        for graph in request.graphs
+    )
     meaning, code, texts = read_meaning(manifest.interface), _C.write(request.signature), read_texts(request)
     context: dict[str, Any] = {
         "m": manifest,
@@ -91,6 +102,12 @@ def _make(request: Request) -> Project:
         "ids": code.ids,
         "labels": request.signature.labels,
         "fence": "`" * 3,
+        "release": needed_release(request),
+        "measured": VERSION,
+        "footprint": size_rows(
+            request, _runtime_sizes(request, graphs), reduced=operators and "a C++ compiler and CMake"
+        ),
+        "reduced": operators is not None,
     }
     templates = {
         "README.md": "README.md.jinja",
@@ -104,20 +121,35 @@ def _make(request: Request) -> Project:
         templates[f"{prefix}_tokenizer.h"] = "tokenizer.h.jinja"
     assets = request.assets("", "", first="model/", without=texts.file if texts else None)
     return Project(
-        (*render_files("c", templates, context), *assets, *([texts.vocabulary("")] if texts else [])),
-        notes=("ONNX Runtime's header and library are not part of it: README.md says where they come from",),
+        (
+            *render_files("c", templates, context),
+            *assets,
+            *([texts.vocabulary("")] if texts else []),
+            *operator_files(operators),
+        ),
+        sizes=context["footprint"],
+        notes=(
+            "ONNX Runtime's header and library are not part of it: README.md says where they come from",
+            *(note for graph in request.graphs for note in graph.notes),
+        ),
         next=("in this folder: make ORT=FOLDER_OF_ONNX_RUNTIME check",),
     )
 
 
-def _graph(request: Request, entry: GraphEntry) -> GraphView:
+def _runtime_sizes(request: Request, graphs: Sequence[GraphView]) -> list[RuntimeSize]:
+    if (provider := graphs[0].appended) is not None:
+        return [RuntimeSize(f"ONNX Runtime's library with {provider}", "", None, None, "not measured")]
+    return library_sizes(request.bundle.manifest.target)
+
+
+def _appended(entry: GraphEntry) -> str | None:
     if entry.provider.name not in _APPENDED:
         raise ConfigError(
             f"the C example cannot start {entry.provider.name}, for which the package was made",
             where=entry.target,
             remedy=f"embed it as python, or make a package for one of {', '.join(_APPENDED)}",
         )
-    return GraphView(entry, next(iter(request.graph_places(entry, "model/"))), _APPENDED[entry.provider.name])
+    return _APPENDED[entry.provider.name]
 
 
-C_HEADER = Platform("c", "a single header for C and C++, with an example", frozenset({"name"}), _make)
+C_HEADER = Platform("c", "a single header for C and C++, with an example", frozenset({"name", "format"}), _make)

@@ -12,14 +12,21 @@ from edgeq.interface import PixelInput
 from edgeq.stages.embed.code import Dialect
 from edgeq.stages.embed.meaning import read_meaning
 from edgeq.stages.embed.names import SWIFT, camel, slug
-from edgeq.stages.embed.project import Platform, Project, Request
+from edgeq.stages.embed.project import GraphFiles, Platform, Project, Request
+from edgeq.stages.embed.releases import check_release, reduced_build
 from edgeq.stages.embed.render import render_files
+from edgeq.stages.embed.sizes import RuntimeSize, operator_files, size_rows
 from edgeq.stages.embed.texts import embeds, read_texts
 
 __all__ = ["IOS"]
 
-_RUNTIME = "1.24.2"
-"""Of ONNX Runtime's Swift package: its newest release that was seen; it carries the Objective-C bindings."""
+_PACKAGE, _RUNTIME = "onnxruntime-swift-package-manager", "1.24.2"
+"""ONNX Runtime's Swift package: its newest release that was seen; it carries the Objective-C bindings."""
+
+
+_RUNTIME_SIZE = RuntimeSize(
+    f"onnxruntime {_RUNTIME}", "", None, None, "not to be had here: Xcode fetches it, and its size report tells"
+)
 
 
 class SwiftType(NamedTuple):
@@ -64,6 +71,7 @@ class GraphView:
 
     entry: GraphEntry
     model: str
+    session: Mapping[str, str]
     coreml: bool
     key: str
 
@@ -72,7 +80,11 @@ def _make(request: Request) -> Project:
     manifest, options = request.bundle.manifest, request.options
     name = SWIFT.class_name(manifest.name, options.name, _OWN)
     meaning, code, texts = read_meaning(manifest.interface), _SWIFT.write(request.signature), read_texts(request)
-    graphs = tuple(_graph(request, graph) for graph in manifest.graphs)
+    for entry in manifest.graphs:
+        _check_provider(entry)
+    check_release(request, _PACKAGE, _RUNTIME, "ios")
+    operators = reduced_build(request, _RUNTIME)
+    graphs = tuple(_graph(graph) for graph in request.graphs)
     context: dict[str, Any] = {
         "m": manifest,
         "name": name,
@@ -87,6 +99,8 @@ def _make(request: Request) -> Project:
         "labels": manifest.labels,
         "samples": manifest.samples,
         "runtime": _RUNTIME,
+        "footprint": size_rows(request, [_RUNTIME_SIZE], reduced=operators and "Xcode"),
+        "reduced": operators is not None,
         "fence": "`" * 3,
         "inputs": code.inputs,
         "outputs": code.outputs,
@@ -96,7 +110,13 @@ def _make(request: Request) -> Project:
     folder = f"Sources/{context['module']}/Assets/"
     assets = request.assets(folder, f"Tests/{context['module']}Tests/", without=texts.file if texts else None)
     return Project(
-        (*render_files("ios", _templates(context), context), *assets, *([texts.vocabulary(folder)] if texts else [])),
+        (
+            *render_files("ios", _templates(context), context),
+            *assets,
+            *([texts.vocabulary(folder)] if texts else []),
+            *operator_files(operators),
+        ),
+        sizes=context["footprint"],
         notes=("not compiled against ONNX Runtime and not run: that takes Xcode",),
         next=("in Xcode: File, Add Package Dependencies, Add Local, and this folder",),
     )
@@ -121,15 +141,18 @@ def _templates(context: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _graph(request: Request, entry: GraphEntry) -> GraphView:
+def _check_provider(entry: GraphEntry) -> None:
     if entry.provider.name not in _PROVIDERS:
         raise ConfigError(
             f"ONNX Runtime for iOS does not have {entry.provider.name}, for which the package was made",
             where=entry.target,
             remedy="make a package for ios or ios-npu",
         )
-    key = request.bundle.manifest.files[entry.model].sha256[:16]
-    return GraphView(entry, next(iter(request.graph_places(entry))), _PROVIDERS[entry.provider.name], key)
 
 
-IOS = Platform("ios", "a Swift package", frozenset({"name"}), _make, target="ios")
+def _graph(graph: GraphFiles) -> GraphView:
+    coreml = _PROVIDERS[graph.entry.provider.name]
+    return GraphView(graph.entry, graph.placed()[0].path, graph.session, coreml, graph.key[:16])
+
+
+IOS = Platform("ios", "a Swift package", frozenset({"name", "format"}), _make, target="ios")

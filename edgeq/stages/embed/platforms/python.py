@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,12 @@ from edgeq.escape import Foreign
 from edgeq.interface import PixelInput
 from edgeq.stages.embed.meaning import Meaning, read_meaning
 from edgeq.stages.embed.names import PYTHON, slug, snake
+from edgeq.stages.embed.platforms.wheels import wheel_sizes
 from edgeq.stages.embed.project import Platform, Project, ProjectFile, Request
+from edgeq.stages.embed.releases import at_least, needed_release
 from edgeq.stages.embed.render import render_files
 from edgeq.stages.embed.signature import Tensor
+from edgeq.stages.embed.sizes import RuntimeSize, size_rows
 
 __all__ = ["PYTHON_MODULE"]
 
@@ -43,12 +47,13 @@ class GraphView:
 
     entry: GraphEntry
     model: str
+    session: Mapping[str, str]
 
 
 def _make(request: Request) -> Project:
     manifest, options = request.bundle.manifest, request.options
     module = PYTHON.identifiers([manifest.name], snake, "model")[0]
-    graphs = tuple(GraphView(graph, next(iter(request.graph_places(graph)))) for graph in manifest.graphs)
+    graphs = tuple(GraphView(graph.entry, graph.placed()[0].path, graph.session) for graph in request.graphs)
     meaning = read_meaning(manifest.interface)
     outputs = _views(request.signature.outputs, "output")
     context: dict[str, Any] = {
@@ -61,7 +66,8 @@ def _make(request: Request) -> Project:
         "inputs": _views(request.signature.inputs, "input"),
         "outputs": outputs,
         "ids": {str(view.name): view.id for view in outputs},
-        "requirements": _requirements(graphs, meaning),
+        "requirements": _requirements(graphs, meaning, needed_release(request)),
+        "footprint": size_rows(request, _runtime_sizes(request), packing="in wheels"),
         "pixels": isinstance(meaning.picture, PixelInput),
         "plugins": any(graph.entry.provider.registration == "plugin" for graph in graphs),
         "fence": "`" * 3,
@@ -84,6 +90,8 @@ def _make(request: Request) -> Project:
             ProjectFile(f"src/{module}/py.typed", b"# This package has type annotations (PEP 561).\n"),
             *request.assets(f"src/{module}/assets/", "tests/"),
         ),
+        sizes=context["footprint"],
+        notes=tuple(note for graph in request.graphs for note in graph.notes),
         next=("in this folder: pip install . (or make a wheel of it: pip wheel --no-deps .)",),
     )
 
@@ -93,12 +101,17 @@ def _views(tensors: tuple[Tensor, ...], noun: str) -> tuple[TensorView, ...]:
     return tuple(TensorView(id_, t.name, t.dtype, t.text) for id_, t in zip(ids, tensors, strict=True))
 
 
-def _requirements(graphs: tuple[GraphView, ...], meaning: Meaning) -> tuple[str, ...]:
-    """What pip installs. A second graph runs on the CPU provider, which every build of ONNX Runtime has."""
+def _requirements(graphs: tuple[GraphView, ...], meaning: Meaning, release: str) -> tuple[str, ...]:
+    """What pip installs. A second graph runs on the CPU provider, which every build of ONNX Runtime has.
+
+    ``release`` is the oldest one of ONNX Runtime that reads the models.
+    """
     first = graphs[0].entry.provider
-    found = {"numpy": "numpy>=1.26", first.package: f"{first.package}{first.version}"}
-    if first.registration == "plugin":
-        found["onnxruntime"] = "onnxruntime>=1.24.2"
+    plugin = first.registration == "plugin"
+    versions = first.version if plugin else at_least(first.version, release)  # other builds have the same versions
+    found = {"numpy": "numpy>=1.26", first.package: f"{first.package}{versions}"}
+    if plugin:
+        found["onnxruntime"] = f"onnxruntime{at_least('>=1.24.2', release)}"
     if meaning.picture is not None:
         found["pillow"] = "pillow>=10"
     if meaning.tokens:
@@ -106,4 +119,14 @@ def _requirements(graphs: tuple[GraphView, ...], meaning: Meaning) -> tuple[str,
     return tuple(found[name] for name in sorted(found))
 
 
-PYTHON_MODULE = Platform("python", "a module that pip installs", frozenset({"name"}), _make)
+def _runtime_sizes(request: Request) -> list[RuntimeSize]:
+    first, target = request.bundle.manifest.provider, request.bundle.manifest.target
+    named = f"{first.package}{first.version}"
+    if first.registration == "plugin":
+        return wheel_sizes(target, beside=(named,))
+    if first.package == "onnxruntime":
+        return wheel_sizes(target)
+    return [RuntimeSize(named, "", None, None, "not measured: `pip download --no-deps` fetches its wheel")]
+
+
+PYTHON_MODULE = Platform("python", "a module that pip installs", frozenset({"name", "format"}), _make)
