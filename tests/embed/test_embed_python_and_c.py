@@ -37,6 +37,7 @@ from edgeq.stages.embed.meaning import Meaning
 from edgeq.stages.embed.render import render
 
 STEPS = ImagePreprocess(resize=12, crop=(8, 8), mean=(127.0, 120.0, 110.0), std=(128.0, 64.0, 32.0), color="BGR")
+formats = pytest.mark.parametrize("model_format", ["onnx", "ort"])
 HEADERS = Path(edgeq.__file__).parent / "devices" / "runner" / "vendor"
 
 
@@ -101,8 +102,11 @@ print([seen(size) for size in {SIZES}])
     assert ast.literal_eval(printed) == [seen(steps, (height, width)) for width, height in SIZES]
 
 
-def test_pythons_own_test_passes_and_fails_for_another_model(pictures: tuple[Bundle, Path], tmp_path: Path) -> None:
-    folder = edgeq.embed(pictures[0].path, platform="python", output=tmp_path / "out").path
+@formats
+def test_pythons_own_test_passes_and_fails_for_another_model(
+    model_format: str, pictures: tuple[Bundle, Path], tmp_path: Path
+) -> None:
+    folder = edgeq.embed(pictures[0].path, platform="python", output=tmp_path / "out", model_format=model_format).path
     code = f"import sys, pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', {str(folder / 'tests')!r}]))"
     python(code, folder)
     reference = folder / "tests" / "samples" / "output_0.npy"
@@ -182,10 +186,11 @@ def make(folder: Path, runtime: Path, *arguments: str) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@formats
 def test_the_c_example_checks_the_samples_and_classifies(
-    pictures: tuple[Bundle, Path], runtime: Path, tmp_path: Path
+    model_format: str, pictures: tuple[Bundle, Path], runtime: Path, tmp_path: Path
 ) -> None:
-    folder = edgeq.embed(pictures[0].path, platform="c", output=tmp_path / "out").path
+    folder = edgeq.embed(pictures[0].path, platform="c", output=tmp_path / "out", model_format=model_format).path
     done = make(folder, runtime, "check")
     assert done.returncode == 0, done.stderr
     assert "logits: SQNR" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from edgeq.graph import input_infos, load_model
 from edgeq.recipe import ImagePreprocess
 from edgeq.runtime import open_session, session_options
 from edgeq.stages.calibrate.images import ImageStore, load_image
+from edgeq.stages.embed.platforms.web import RUNTIME_FILES
 
 HERE = Path(__file__).parent
 PHOTOS = HERE.parents[1] / "calibration" / "photos"
@@ -86,6 +88,25 @@ def test_texts_are_compared(projects: dict[str, tuple[Path, Path]]) -> None:
     found = page(projects["minilm"][1], [])
     assert (found["state"], found["samples"]) == ("ready", "good"), found
     assert 0.4 < float(found["cosine"]) < 0.9  # two sentences that say the same
+
+
+def test_the_ort_format_runs_in_the_browser(projects: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    bundle, built = projects["efficientnet-lite0"]
+    project = edgeq.embed(bundle, platform="web", output=tmp_path / "web", model_format="ort").path
+    (project / "node_modules").symlink_to(built / "node_modules")
+    npm(project, "run", "build")
+    found = page(project, [])
+    assert (found["state"], found["samples"], found["words"]) == ("ready", "good", []), found
+    assert not list(project.rglob("assets/*.onnx"))
+
+
+def test_the_runtime_weighs_what_is_told(projects: dict[str, tuple[Path, Path]]) -> None:
+    folder = projects["minilm"][1] / "node_modules" / "onnxruntime-web" / "dist"
+    for files in RUNTIME_FILES.values():
+        for name, (raw, zipped, _) in files.items():
+            data = (folder / name).read_bytes()
+            assert len(data) == raw
+            assert len(gzip.compress(data, 6)) == pytest.approx(zipped, rel=0.01)
 
 
 def test_the_tokenizer_gives_the_tokens_of_tokenizers(projects: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
