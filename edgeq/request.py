@@ -24,6 +24,7 @@ __all__ = [
     "Data",
     "Exported",
     "Limits",
+    "box_agreement",
     "broken_contract",
     "closed_gates",
     "library_versions",
@@ -148,6 +149,11 @@ class Exported:
 def output_sqnr_db(evaluation: Evaluation) -> float | None:
     """The SQNR of the pooled embeddings where there are some, else of the worst output; None if not measured."""
     return next((metric.value for metric in evaluation.metrics if metric.unit == "dB"), None)
+
+
+def box_agreement(evaluation: Evaluation) -> float | None:
+    """The share of a detector's boxes, in percent, that are the float model's; None if it gives none."""
+    return next((metric.value for metric in evaluation.metrics if metric.name == "box agreement"), None)
 
 
 def broken_contract(report: Report, path: Path) -> tuple[str, str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["Roles", "channel_axis", "is_float", "roles_of"]
+__all__ = ["Roles", "channel_axis", "is_float", "is_floating", "roles_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +60,8 @@ def channel_axis(node: ir.Node, rank: int) -> int | None:
 def is_float(value: ir.Value | None) -> bool:
     """True for float32 tensors, the only ones that are quantized (an unknown type counts as float)."""
     return value is not None and value.dtype in (None, ir.DataType.FLOAT)
+
+
+def is_floating(value: ir.Value | None) -> bool:
+    """True for tensors of floats of any width (an unknown type counts as float)."""
+    return value is not None and (value.dtype is None or value.dtype.is_floating_point())

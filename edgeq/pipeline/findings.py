@@ -11,7 +11,12 @@ from edgeq.graph import constant_array
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.judge import Attempt, Impossible, Verdict
 from edgeq.report import Finding, LatencyComparison
-from edgeq.request import output_sqnr_db
+from edgeq.request import box_agreement, output_sqnr_db
+from edgeq.stages.run.accuracy import Evaluation
+from edgeq.stages.run.boxes import AGREEMENT
+
+_FEW_BOXES = 20
+"""Where the float model finds fewer, one more or less is 5 points."""
 
 _SURE = 4
 """A limit that allows fewer samples than this is said to be hardly measurable: half of them come and go by chance."""
@@ -40,6 +45,13 @@ def data_findings(job: Job, attempt: Attempt) -> list[Finding]:
     if held_out is not None and len(held_out.rows) < 32:
         text = f"accuracy was measured on only {len(held_out.rows)} samples: take its figures as rough"
         findings.append(Finding(severity="info", text=text, remedy="give --evaluation 100 or more of your own"))
+    metric = next((m for m in attempt.evaluation.metrics if m.name == AGREEMENT), None)
+    if metric is not None and metric.samples < _FEW_BOXES:
+        text = (
+            f"the float model finds only {metric.samples} boxes in all that was looked at: agreement is partly chance"
+        )
+        remedy = "give --evaluation pictures of what the model finds, or a smaller score"
+        findings.append(Finding(severity="warning", text=text, remedy=remedy))
     if held_out is None and job.data.pairs is None:
         text = "accuracy was measured on example inputs, which are not real data"
         findings.append(Finding(severity="warning", text=text, remedy="give --calibration or --evaluation data"))
@@ -73,10 +85,17 @@ def choice_findings(attempt: Attempt, rejected: Sequence[Verdict | Impossible]) 
         findings.append(Finding(severity="info", text=text))
     findings.extend(_resolution(attempt))
     if attempt.verdict.contract is None and not attempt.verdict.acceptable:
-        text = f"the outputs keep an SQNR of only {output_sqnr_db(attempt.evaluation):.1f} dB: do not ship this"
+        text = f"{_kept(attempt.evaluation)}: do not ship this"
         remedy = "try another --precision, or give calibration data like what the model will see"
         findings.append(Finding(severity="error", text=text, remedy=remedy))
     return findings
+
+
+def _kept(evaluation: Evaluation) -> str:
+    boxes = box_agreement(evaluation)
+    if boxes is not None:
+        return f"only {boxes:.3g} % of the boxes are the float model's"
+    return f"the outputs keep an SQNR of only {output_sqnr_db(evaluation):.1f} dB"
 
 
 def _resolution(attempt: Attempt) -> list[Finding]:
@@ -93,8 +112,9 @@ def _resolution(attempt: Attempt) -> list[Finding]:
     if allowed >= _SURE:
         return []
     count = "none" if allowed == 0 else f"only {allowed}"
+    noun = "boxes" if metric.name == AGREEMENT else "samples"
     text = (
-        f"--max-drop {asked:g} allows {count} of {metric.samples} samples to be lost, as one is {step:.2g} points of "
+        f"--max-drop {asked:g} allows {count} of {metric.samples} {noun} to be lost, as one is {step:.2g} points of "
         f"{metric.name}: what keeps it is partly chance"
     )
     points = attempt.front.points if attempt.front is not None else ()

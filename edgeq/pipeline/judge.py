@@ -17,9 +17,10 @@ from edgeq.graph import save_model
 from edgeq.pipeline.job import Job
 from edgeq.qtypes import QuantPlan, Scheme
 from edgeq.report import Contract, Size
-from edgeq.request import Limits, output_sqnr_db, shortfall
+from edgeq.request import Limits, box_agreement, output_sqnr_db, shortfall
 from edgeq.runtime import Optimization, unavailable
 from edgeq.stages.run.accuracy import Evaluation, evaluate, evaluate_custom, evaluate_pairs, metric_drop
+from edgeq.stages.run.boxes import AGREEMENT
 from edgeq.stages.run.labels import load_labels
 from edgeq.stages.run.latency import Timing, compare_latency
 from edgeq.target import Provider
@@ -72,8 +73,9 @@ class Verdict:
         clauses = self.contract.clauses if self.contract is not None else ()
         if not self.met or any(clause.option in ("--max-drop", "--min-sqnr") for clause in clauses):
             return self.met
-        if any(percent < SOUND_AGREEMENT for percent in self.evaluation.box_agreement.values()):
-            return False
+        boxes = box_agreement(self.evaluation)
+        if boxes is not None:
+            return boxes >= SOUND_AGREEMENT
         sqnr_db = output_sqnr_db(self.evaluation)
         return sqnr_db is None or sqnr_db >= SOUND_SQNR_DB
 
@@ -92,6 +94,8 @@ class Verdict:
     def lost(self) -> str:
         """In words, for a precision that was not taken."""
         sqnr_db = output_sqnr_db(self.evaluation)
+        if self.evaluation.primary == AGREEMENT:
+            return f"its {AGREEMENT} is {100 - self.evaluation.drop:.4g} %"
         text = f"it loses {self.evaluation.drop:.4g} points of {self.evaluation.primary}"
         return text if sqnr_db is None else f"{text}, with an SQNR of {sqnr_db:.1f} dB"
 

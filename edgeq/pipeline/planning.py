@@ -17,7 +17,15 @@ from edgeq.pipeline.equalizing import equalize_model
 from edgeq.qtypes import NodeForecast, NodeFormat, QuantPlan, Scheme, TensorStats
 from edgeq.runtime import open_session, session_options
 from edgeq.stages.calibrate.peaks import observe_peaks
-from edgeq.stages.choose import Layout, choose_plan, find_islands, forecast_floats
+from edgeq.stages.choose import (
+    Layout,
+    UnequalJoin,
+    choose_plan,
+    find_islands,
+    find_unequal_joins,
+    forecast_floats,
+    integer_joins,
+)
 from edgeq.stages.equalize import smooth
 from edgeq.stages.insert import insert_qdq
 from edgeq.stages.refine import refine
@@ -50,7 +58,23 @@ def plan_model(job: Job, scheme: Scheme, formats: Formats | None) -> Planned:
     _ = job.wrapping  # what cannot be embedded is said before the data is read
     shaped = job.shaped(scheme)
     layout = job.layout(shaped, scheme, formats)
+    joins = _unequal_joins(job, shaped, layout, scheme, formats or {})
+    if joins:
+        formats = {**{join.node: join.format for join in joins}, **(formats or {})}
+        layout = job.layout(shaped, scheme, formats)
     stats = job.statistics(shaped, layout)
+    model, chosen = _planned(job, scheme, formats, shaped, layout, stats)
+    return model, replace(chosen, notes=(*(join.describe() for join in joins), *chosen.notes))
+
+
+def _planned(
+    job: Job,
+    scheme: Scheme,
+    formats: Formats | None,
+    shaped: ir.Model,
+    layout: Layout,
+    stats: Mapping[str, TensorStats],
+) -> Planned:
     plain = _from_statistics(job, scheme, formats, shaped, layout, stats)
     if job.target.floats.type != "float32":
         return _with_islands(job, *plain)
@@ -70,6 +94,17 @@ def plan_model(job: Job, scheme: Scheme, formats: Formats | None) -> Planned:
         progress=job.progress,
     )
     return model, refined.plan
+
+
+def _unequal_joins(
+    job: Job, shaped: ir.Model, layout: Layout, scheme: Scheme, formats: Formats
+) -> tuple[UnequalJoin, ...]:
+    """Concat nodes that need more than the scheme's bits; those with a format of their own are decided already."""
+    batches = job.feeds[0]
+    if batches is None or not integer_joins(shaped, layout):
+        return ()
+    found = find_unequal_joins(shaped, layout, observe_peaks(shaped, batches), job.target, scheme)
+    return tuple(join for join in found if join.node not in formats)
 
 
 def _from_statistics(

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from edgeq.graph import constant_array, outer_nodes
 from edgeq.qtypes import Kind, NodeForecast
-from edgeq.roles import is_float, roles_of
+from edgeq.roles import is_float, is_floating, roles_of
 from edgeq.stages.choose.layout import Layout
 from edgeq.target import CPU_PROVIDER, Capability, TargetProfile
 
@@ -54,7 +54,7 @@ class _Forecaster:
 
     @staticmethod
     def _left(node: ir.Node) -> Kind:
-        return "float" if any(is_float(value) for value in node.inputs) else "moves data"
+        return "float" if any(is_floating(value) for value in node.inputs) else "moves data"
 
     def _runs_floats(self, node: ir.Node, kind: Kind) -> tuple[str, str | None]:
         """The provider of a node that is not quantized, and why it is not the target's own."""

@@ -22,7 +22,7 @@ from edgeq.progress import Progress, Silent, track
 from edgeq.report import Metric
 from edgeq.runtime import Optimization
 from edgeq.stages.run.boxes import AGREEMENT, BoxCloseness
-from edgeq.stages.run.closeness import Closeness, signals
+from edgeq.stages.run.closeness import Closeness, compare_outputs, signals
 from edgeq.stages.run.predict import Predict, Reference, predictor
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def score(
         )
     primary = next((m for m in metrics if m.name in ("top-1 accuracy", "top-1 agreement", AGREEMENT)), None)
     primary = primary or next(m for m in metrics if m.name.endswith("cosine"))
-    drop = metric_drop(primary) if samples.inputs else float("nan")
+    drop = metric_drop(primary) if samples.held or samples.empty else float("nan")
     return Evaluation(tuple(metrics), primary.name, drop, *samples.results())
 
 
@@ -280,30 +280,27 @@ def pool(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 class _Samples:
-    """The first few batches, with what both models said."""
+    """The first few batches, with what both models said; of a detector's those in which something is found."""
 
     def __init__(self, keep: int, boxes: BoxesOutput | None = None) -> None:
         self.keep = keep
-        self.boxes = None if boxes is None else BoxCloseness(boxes)
-        self.inputs: list[dict[str, np.ndarray]] = []
-        self.outputs: list[dict[str, np.ndarray]] = []
-        self.errors: dict[str, Closeness] = {}
+        self.boxes = boxes
+        self.held: list[tuple[dict[str, np.ndarray], Arrays, Arrays]] = []
+        self.empty: list[tuple[dict[str, np.ndarray], Arrays, Arrays]] = []
 
-    def add(
-        self, batch: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], output: Mapping[str, np.ndarray]
-    ) -> None:
-        if len(self.inputs) < self.keep:
-            self.inputs.append(dict(batch))
-            self.outputs.append(dict(reference))
-            for name in signals(reference, None if self.boxes is None else self.boxes.boxes):
-                self.errors.setdefault(name, Closeness()).add(reference[name], output[name])
-            if self.boxes is not None:
-                self.boxes.add(reference, output)
+    def add(self, batch: Arrays, reference: Arrays, output: Arrays) -> None:
+        found = self.boxes is None or bool(np.any(reference[self.boxes.count]))
+        place = self.held if found else self.empty
+        if len(place) < self.keep:
+            place.append((dict(batch), dict(reference), dict(output)))
 
     def results(self) -> tuple[Kept, Kept, dict[str, float], dict[str, float]]:
-        errors = {name: error.value for name, error in self.errors.items()}
-        boxes = {} if self.boxes is None else {self.boxes.boxes.name: self.boxes.value}
-        return tuple(self.inputs), tuple(self.outputs), errors, boxes
+        kept = [*self.held, *self.empty][: self.keep]
+        references, outputs = ([dict(one[side]) for one in kept] for side in (1, 2))
+        likeness = compare_outputs(references, outputs, self.boxes) if kept else {}
+        errors = {name: one.value for name, one in likeness.items() if isinstance(one, Closeness)}
+        boxes = {name: one.value for name, one in likeness.items() if not isinstance(one, Closeness)}
+        return tuple(one[0] for one in kept), tuple(references), errors, boxes
 
 
 def _logits(outputs: Mapping[str, np.ndarray], task: str | None, labelled: bool) -> str | None:

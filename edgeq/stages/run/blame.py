@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["layer_errors"]
 
+_CHOOSING = frozenset({"NonMaxSuppression", "NonZero", "Unique"})
+
 _CHUNK = 48
 """Tensors fetched per run: bounds memory, at the price of running a deep model more than once per sample."""
 
@@ -39,7 +41,8 @@ def layer_errors(
         float_model: The model that was quantized (as prepared, with the plan's changed weights or without).
         quantized: The QDQ model; both run without optimization, in the specification's arithmetic.
         tensors: Names of float tensors, and of the tensors in ``quantized`` that stand for them
-            (the DequantizeLinear's output, or the same name where nothing was quantized).
+            (the DequantizeLinear's output, or the same name where nothing was quantized). What follows from a
+            choice among values, as NonMaxSuppression makes it, is left out: one more moves all the others.
         feeds: Samples by input name. Sums are kept per tensor, never tensors.
         threads: Intra-op threads, 0 for all cores.
         progress: Told of every sample.
@@ -53,7 +56,8 @@ def layer_errors(
         float_model = graph.load_model(float_model)
     if not isinstance(quantized, ir.Model):
         quantized = graph.load_model(quantized)
-    pairs = [(reference, tensors[reference]) for reference in _order(float_model) if reference in tensors]
+    chosen = _chosen_by_values(float_model)
+    pairs = [(name, tensors[name]) for name in _order(float_model) if name in tensors and name not in chosen]
     signal = dict.fromkeys((reference for reference, _ in pairs), 0.0)
     noise = dict(signal)
     a, b = (_exposing(m, names) for m, names in zip((float_model, quantized), _columns(pairs), strict=True))
@@ -68,6 +72,15 @@ def layer_errors(
                 ):
                     _add(name, x, y, signal, noise)
     return _rank(float_model, signal, noise)
+
+
+def _chosen_by_values(model: ir.Model) -> set[str]:
+    """All tensors behind operators whose output's length or order follows from the values that they read."""
+    found: set[str] = set()
+    for node in model.graph:
+        if node.op_type in _CHOOSING or any(value is not None and value.name in found for value in node.inputs):
+            found.update(str(output.name) for output in node.outputs)
+    return found
 
 
 def _columns(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:

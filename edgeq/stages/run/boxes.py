@@ -86,11 +86,11 @@ class BoxCloseness:
         return recorded - BOX_TOLERANCE
 
     def metrics(self, where: str, source: str) -> list[Metric]:
-        """The share that agrees, and by how much those overlap."""
+        """The share that agrees, and by how much those overlap; their samples are the reference's boxes."""
         overlap = 100 * self.overlap / self.matched if self.matched else 0.0
-        text = f"{source}, {self.wanted} boxes of the float model"
+        text = f"{source}, {self.wanted} boxes of the float model in {self.rows} pictures"
         found = ((AGREEMENT, self.value), ("overlap of boxes that agree", round(overlap, 3)))
         return [
-            Metric(name=f"{name}{where}", value=value, unit=self.unit, samples=self.rows, source=text)
+            Metric(name=f"{name}{where}", value=value, unit=self.unit, samples=self.wanted, source=text)
             for name, value in found
         ]

@@ -26,7 +26,22 @@ _LABEL = re.compile(r"edgeq_(\d+)_")
 _ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish"})
 _MOVERS = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 _GLUE = frozenset({"Reshape", "Transpose", "ReorderInput", "ReorderOutput"})
-_INDEX_OPS = frozenset({"Shape", "Size", "NonZero", "ArgMax", "ArgMin", "Equal", "Less", "Greater", "Not", "And", "Or"})
+_INDEX_OPS = frozenset(
+    (
+        "Shape",
+        "Size",
+        "NonZero",
+        "ArgMax",
+        "ArgMin",
+        "NonMaxSuppression",
+        "Equal",
+        "Less",
+        "Greater",
+        "Not",
+        "And",
+        "Or",
+    )
+)
 
 Kind = Literal["integer", "moves data", "float"]
 Element = Literal["quantized", "stored", "index", "float"]
@@ -217,6 +232,8 @@ def _kinds(graph: onnx.GraphProto) -> tuple[list[Kind], list[frozenset[Element]]
         kinds.append("integer" if integer else "float" if found == "float" else "moves data")
         produced = _produced(run, found, integer)
         element.update(dict.fromkeys(run.output, produced))
+        if run.op_type == "TopK":
+            element[run.output[1]] = "index"
         dequantizes.append(frozenset(restored[name] for name in run.input if name in restored))
         if run.op_type == "DequantizeLinear":
             restored[run.output[0]] = found

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeq.graph import constant_array
+from edgeq.roles import is_floating
 
 __all__ = ["ABSORBED", "HOT", "dequantized_inputs", "quantizers_behind", "reads_beside", "reads_floats", "why_float"]
 
@@ -114,8 +115,7 @@ def reads_beside(node: ir.Node) -> str | None:
 
 def reads_floats(node: ir.Node) -> bool:
     """Whether an input of ``node`` is a float tensor (one of unknown type counts as one)."""
-    floats = (None, ir.DataType.FLOAT, ir.DataType.FLOAT16)
-    return any(value is not None and value.dtype in floats for value in node.inputs)
+    return any(is_floating(value) for value in node.inputs)
 
 
 def quantizers_behind(node: ir.Node) -> list[ir.Node]:
