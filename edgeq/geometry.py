@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgeq.recipe import ImagePreprocess
 
-__all__ = ["origin", "resized", "seen"]
+__all__ = ["framed", "origin", "resized", "seen"]
 
 
 def resized(steps: ImagePreprocess, size: tuple[int, int]) -> tuple[int, int]:
@@ -49,3 +49,14 @@ def seen(steps: ImagePreprocess, size: tuple[int, int]) -> tuple[float, float, f
     tall, wide = resized(steps, size)
     top, left = origin(steps, size)
     return left / wide, top / tall, (left + steps.crop[1]) / wide, (top + steps.crop[0]) / tall
+
+
+def framed(size: tuple[int, int], frame: tuple[int, int]) -> tuple[float, float, float, float]:
+    """``(left, top, right, bottom)`` of what is left of a picture that is scaled to cover ``frame`` and cut to it.
+
+    In parts of its width and height; the middle stays, as in Pillow's ``ImageOps.fit``.
+    """
+    height, width = size
+    wide = width * frame[0] / (height * frame[1])  # over 1: wider than the frame
+    across, down = min(1.0, 1 / wide), min(1.0, wide)
+    return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["box_overlaps", "cosine", "matched_boxes", "recall_at_1", "sqnr_db", "top_k_accuracy", "top_k_agreement"]
+__all__ = ["cosine", "recall_at_1", "sqnr_db", "top_k_accuracy", "top_k_agreement"]
 
 
 def sqnr_db(reference: np.ndarray, output: np.ndarray) -> float:
@@ -59,40 +59,6 @@ def recall_at_1(queries: np.ndarray, documents: np.ndarray) -> float:
     q = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-30)
     d = documents / np.maximum(np.linalg.norm(documents, axis=1, keepdims=True), 1e-30)
     return float(((q @ d.T).argmax(axis=1) == np.arange(len(q))).mean())
-
-
-def box_overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union, float64 ``[n, m]``, of boxes ``[n, 4]`` and ``[m, 4]``: left, top, right, bottom.
-
-    0 where both are without area.
-    """
-    a, b = a.astype(np.float64)[:, None], b.astype(np.float64)[None]
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    both = np.maximum(sides, 0).prod(axis=-1)
-    areas = [np.maximum(boxes[..., 2:] - boxes[..., :2], 0).prod(axis=-1) for boxes in (a, b)]
-    either = areas[0] + areas[1] - both
-    return np.asarray(np.divide(both, either, out=np.zeros_like(both), where=either > 0))
-
-
-def matched_boxes(overlaps: np.ndarray, same: np.ndarray, least: float = 0.5) -> np.ndarray:
-    """For each box found, the row of the reference's that it is, or -1: int64 ``[found]``.
-
-    Each in turn, the most probable first, takes the one that it overlaps most of those that are left, are of the
-    ``same`` class and are overlapped by ``least``, as COCO's evaluation does it.
-
-    Args:
-        overlaps: Intersection over union, ``[found, reference]``; found ones by falling score.
-        same: Whether their classes are the same, bool ``[found, reference]``.
-        least: The least overlap.
-    """
-    free = np.where(same, overlaps, -1.0)
-    taken = np.full(len(free), -1)
-    for row in range(len(free) if free.shape[1] else 0):
-        best = int(free[row].argmax())
-        if free[row, best] >= least:
-            taken[row] = best
-            free[:, best] = -1.0
-    return taken
 
 
 def _top_k(logits: np.ndarray, k: int) -> np.ndarray:

@@ -16,11 +16,12 @@ from edgeq.bundle import Bundle
 from edgeq.devices.protocol import Arrays
 from edgeq.errors import CalibrationError, ConfigError
 from edgeq.graph import TensorInfo
+from edgeq.interface import BoxClassesOutput, PixelInput
+from edgeq.pipeline.judging_labels import Judged, read_labels
 from edgeq.recipe import TextPreprocess
 from edgeq.report import Metric
 from edgeq.stages.calibrate.feeds import Feed, load_feed
 from edgeq.stages.run.accuracy import score
-from edgeq.stages.run.labels import load_labels
 from edgeq.stages.run.predict import predictor
 
 __all__ = ["EvaluationData"]
@@ -53,8 +54,7 @@ class EvaluationData:
             if path is not None and not Path(path).exists():
                 raise CalibrationError(f"{option} names no file or folder", where=str(path), remedy="check the path")
         feed = self._feed(bundle)
-        if self.labels is not None:
-            load_labels(self.labels, feed.item_names)
+        self._labels(bundle, feed)
 
     def measure(self, bundle: Bundle, stream: Stream) -> tuple[Metric, ...]:
         """All metrics of the task, the primary one first.
@@ -64,7 +64,7 @@ class EvaluationData:
             EdgeqError: what running the batches raises.
         """
         feed = self._feed(bundle)
-        labels = None if self.labels is None else load_labels(self.labels, feed.item_names)
+        judged = self._labels(bundle, feed)
         with predictor(self.reference) if self.reference is not None else nullcontext() as reference:
             answers = (
                 (batch, None if reference is None else reference(batch), output) for batch, output in stream(feed)
@@ -74,10 +74,28 @@ class EvaluationData:
                 answers,
                 task=manifest.task,
                 source=feed.description,
-                labels=labels,
+                labels=judged.classes,
                 boxes=manifest.interface.boxes,
+                truths=judged.boxes,
             )
         return tuple(sorted(found.metrics, key=lambda metric: metric.name != found.primary))
+
+    def _labels(self, bundle: Bundle, feed: Feed) -> Judged:
+        manifest = bundle.manifest
+        entries = manifest.interface.inputs
+        pixels = next((entry for entry in entries if isinstance(entry, PixelInput)), None)
+        sized = pixels is not None and pixels.height is not None and pixels.width is not None
+        numbers = [entry for entry in manifest.interface.outputs if isinstance(entry, BoxClassesOutput)]
+        named = bundle.file(manifest.labels).read_text(encoding="utf-8").splitlines() if manifest.labels else ()
+        return read_labels(
+            self.labels,
+            feed,
+            boxes=manifest.interface.boxes,
+            numbers=numbers[0] if numbers else None,
+            names=named,
+            preprocess=manifest.preprocess,
+            frame=(pixels.height or 0, pixels.width or 0) if pixels is not None and sized else None,
+        )
 
     def _feed(self, bundle: Bundle) -> Feed:
         manifest = bundle.manifest

@@ -15,7 +15,8 @@ import onnx_ir as ir
 
 from edgeq.errors import CalibrationError, ConfigError, NothingToQuantizeError
 from edgeq.graph import TensorInfo, input_infos, saved_bytes
-from edgeq.interface import BoxesOutput
+from edgeq.interface import BoxClassesOutput, BoxesOutput, Interface
+from edgeq.pipeline.judging_labels import Judged, read_labels
 from edgeq.pipeline.planning import plan_model
 from edgeq.pipeline.wrapping import Wrapping, check_wrap
 from edgeq.progress import Progress, Silent
@@ -270,6 +271,19 @@ class Job:
         """The evaluation data as the package takes it."""
         held_out = self.feeds[1]
         return held_out if held_out is None or self.wrapping is None else self.wrapping.feed(held_out)
+
+    def labels(self, feed: Feed) -> Judged:
+        """What is said of the samples of ``feed``, which are as the package takes them."""
+        known = self.wrapping.interface if self.wrapping is not None else Interface()
+        return read_labels(
+            self.data.labels,
+            feed,
+            boxes=known.boxes,
+            numbers=next((entry for entry in known.outputs if isinstance(entry, BoxClassesOutput)), None),
+            names=self.source.labels,
+            preprocess=self.preprocess,
+            frame=self.wrap.size,
+        )
 
     @property
     def example(self) -> Mapping[str, np.ndarray]:

@@ -15,13 +15,13 @@ from edgeq.formats import NodeFormat
 from edgeq.front import Front
 from edgeq.graph import save_model
 from edgeq.pipeline.job import Job
+from edgeq.pipeline.judging_labels import Judged
 from edgeq.qtypes import QuantPlan, Scheme
 from edgeq.report import Contract, Size
 from edgeq.request import Limits, box_agreement, output_sqnr_db, shortfall
 from edgeq.runtime import Optimization, unavailable
 from edgeq.stages.run.accuracy import Evaluation, evaluate, evaluate_custom, evaluate_pairs, metric_drop
 from edgeq.stages.run.boxes import AGREEMENT
-from edgeq.stages.run.labels import load_labels
 from edgeq.stages.run.latency import Timing, compare_latency
 from edgeq.target import Provider
 
@@ -208,9 +208,7 @@ def evaluate_model(job: Job, model: Path) -> Evaluation:
             progress=job.progress,
         )
     if evaluation is None or held_out is not None:
-        judged = None
-        if held_out is not None and job.data.labels is not None:
-            judged = load_labels(job.data.labels, held_out.item_names)
+        judged = Judged() if held_out is None else job.labels(held_out)
         samples = held_out if held_out is not None else [job.example]
         text = held_out.description if held_out is not None else "example inputs, which are not real data"
         general = evaluate(
@@ -221,8 +219,9 @@ def evaluate_model(job: Job, model: Path) -> Evaluation:
             source=f"{text}{how}",
             provider=provider,
             optimization=optimization,
-            labels=judged,
+            labels=judged.classes,
             boxes=job.boxes,
+            truths=judged.boxes,
             progress=job.progress,
         )
         evaluation = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgeq.box_metrics import box_overlaps, matched_boxes
 from edgeq.errors import CalibrationError
 from edgeq.interface import BoxesOutput
-from edgeq.metrics import box_overlaps, matched_boxes
 from edgeq.stages.run.accuracy import score
 from edgeq.stages.run.boxes import BoxCloseness, read_boxes
 from edgeq.stages.run.closeness import Closeness, closeness_metrics, compare_outputs
@@ -101,6 +101,6 @@ def test_agreement_is_what_a_detector_is_judged_by() -> None:
     assert found.box_agreement == {"boxes": 80.0}
     assert found.sqnr_db == {}
     assert [metric.value for metric in found.metrics] == [80.0, 100.0]
-    assert found.metrics[0].source == "x, 3 boxes of the float model"
+    assert found.metrics[0].source == "x, 3 boxes of the float model in 2 pictures"
     with pytest.raises(CalibrationError, match="nothing to compare"):
         score([({}, None, outputs([A]))], task="object-detection", source="x", boxes=ENTRY)

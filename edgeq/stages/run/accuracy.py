@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from edgeq.box_metrics import Boxes
 from edgeq.errors import CalibrationError, ConfigError, ModelError
 from edgeq.interface import BoxesOutput
 from edgeq.metrics import recall_at_1, top_k_accuracy, top_k_agreement
 from edgeq.progress import Progress, Silent, track
 from edgeq.report import Metric
 from edgeq.runtime import Optimization
-from edgeq.stages.run.boxes import AGREEMENT, BoxCloseness
+from edgeq.stages.run.boxes import AGREEMENT, PRECISION, BoxCloseness, precision_metrics, read_boxes
 from edgeq.stages.run.closeness import Closeness, compare_outputs, signals
 from edgeq.stages.run.predict import Predict, Reference, predictor
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["Evaluation", "evaluate", "evaluate_custom", "evaluate_pairs", "metric_drop", "pool", "score"]
 
 Arrays = Mapping[str, np.ndarray]
+
+_PRIMARY = ("top-1 accuracy", "top-1 agreement", PRECISION, AGREEMENT)
+
 Kept = tuple[dict[str, np.ndarray], ...]
 
 
@@ -77,6 +81,7 @@ def evaluate(
     threads: int = 0,
     labels: Sequence[Sequence[int]] | None = None,
     boxes: BoxesOutput | None = None,
+    truths: Sequence[Boxes] | None = None,
     keep: int = 4,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -93,6 +98,7 @@ def evaluate(
         threads: Intra-op threads, 0 for all cores.
         labels: For each sample, the class ids that count as right.
         boxes: The output that holds boxes, if there is one.
+        truths: For each sample, the boxes that should be found.
         keep: How many batches to return as samples.
         progress: Told of every batch.
 
@@ -112,6 +118,7 @@ def evaluate(
             source=source,
             labels=labels,
             boxes=boxes,
+            truths=truths,
             keep=keep,
         )
 
@@ -123,6 +130,7 @@ def score(
     source: str,
     labels: Sequence[Sequence[int]] | None = None,
     boxes: BoxesOutput | None = None,
+    truths: Sequence[Boxes] | None = None,
     keep: int = 4,
 ) -> Evaluation:
     """The metrics of batches that have been run: what was fed, the float model's answer, the quantized model's.
@@ -135,6 +143,7 @@ def score(
     errors: dict[str, Closeness] = {}
     samples = _Samples(keep, boxes)
     agreeing = None if boxes is None else BoxCloseness(boxes)
+    found: tuple[list[Boxes], list[Boxes]] = ([], [])
     classes: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     pooled, count = Closeness(), 0
     for batch, reference, output in answers:
@@ -143,6 +152,9 @@ def score(
             classes[1].append(output[logits])
         first = next(iter(output.values()))
         count += len(first) if first.ndim else 1
+        if boxes is not None and truths is not None:
+            found[1].extend(read_boxes(output, boxes))
+            found[0].extend(read_boxes(reference, boxes) if reference is not None else ())
         if reference is None:
             continue
         for name in signals(_finite(reference, source), boxes):
@@ -156,7 +168,10 @@ def score(
             pooled.add(_embedding(batch, reference), _embedding(batch, output))
     if not count:
         raise CalibrationError("there is no data to measure accuracy on", remedy="give --evaluation a folder with data")
+    if truths is not None and len(truths) != count:
+        raise CalibrationError(f"there are labels of {len(truths)} pictures, but {count} samples")
     metrics = [
+        *(precision_metrics(truths, found[0] or None, found[1], source) if truths is not None else ()),
         *(agreeing.metrics("", source) if agreeing is not None and agreeing.rows else ()),
         *_class_metrics(classes, labels, count, source),
         *_closeness("pooled ", pooled, source),
@@ -166,7 +181,7 @@ def score(
         raise CalibrationError(
             "there is nothing to compare the outputs with", remedy="give --labels, or the float model with --reference"
         )
-    primary = next((m for m in metrics if m.name in ("top-1 accuracy", "top-1 agreement", AGREEMENT)), None)
+    primary = next((m for m in metrics if m.name in _PRIMARY), None)
     primary = primary or next(m for m in metrics if m.name.endswith("cosine"))
     drop = metric_drop(primary) if samples.held or samples.empty else float("nan")
     return Evaluation(tuple(metrics), primary.name, drop, *samples.results())

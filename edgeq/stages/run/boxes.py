@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
+from edgeq.box_metrics import THRESHOLDS, Boxes, average_precision, box_overlaps, matched_boxes
 from edgeq.interface import BoxesOutput
-from edgeq.metrics import box_overlaps, matched_boxes
 from edgeq.report import Metric
 
-__all__ = ["AGREEMENT", "BOX_TOLERANCE", "BoxCloseness", "Found", "box_group", "read_boxes"]
+__all__ = ["AGREEMENT", "BOX_TOLERANCE", "PRECISION", "BoxCloseness", "box_group", "precision_metrics", "read_boxes"]
 
 AGREEMENT = "box agreement"
+PRECISION = "mAP@50-95"
 
 BOX_TOLERANCE = 10.0
 """Points by which other kernels may fall short of what was recorded: a box near ``least_score`` comes and goes."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was found in one picture, by falling score: boxes ``[n, 4]``, scores and classes ``[n]``."""
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    classes: np.ndarray
 
 
 def box_group(boxes: BoxesOutput | None) -> frozenset[str]:
@@ -34,12 +26,12 @@ def box_group(boxes: BoxesOutput | None) -> frozenset[str]:
     return frozenset() if boxes is None else frozenset((boxes.name, boxes.scores, boxes.classes, boxes.count))
 
 
-def read_boxes(outputs: Mapping[str, np.ndarray], boxes: BoxesOutput) -> list[Found]:
+def read_boxes(outputs: Mapping[str, np.ndarray], boxes: BoxesOutput) -> list[Boxes]:
     """One entry for each picture of a batch, without empty rows."""
     rows = zip(outputs[boxes.name], outputs[boxes.scores], outputs[boxes.classes], strict=True)
     counts = np.clip(outputs[boxes.count].ravel(), 0, boxes.most).astype(int)
     return [
-        Found(found[:count], scores[:count], classes[:count])
+        Boxes(found[:count], classes[:count], scores[:count])
         for (found, scores, classes), count in zip(rows, counts, strict=True)
     ]
 
@@ -94,3 +86,19 @@ class BoxCloseness:
             Metric(name=f"{name}{where}", value=value, unit=self.unit, samples=self.wanted, source=text)
             for name, value in found
         ]
+
+
+def precision_metrics(
+    truths: Sequence[Boxes], reference: Sequence[Boxes] | None, output: Sequence[Boxes], source: str
+) -> list[Metric]:
+    """COCO's mean average precision of both models, in percent, of the boxes that they give; without pictures none."""
+    text = f"{source}, {sum(len(truth.classes) for truth in truths)} labelled boxes"
+    metrics = []
+    for name, thresholds in ((PRECISION, THRESHOLDS), ("mAP@50", (0.5,))):
+        ours, theirs = (
+            None if found is None else 100 * average_precision(truths, found, thresholds)
+            for found in (output, reference)
+        )
+        assert ours is not None
+        metrics.append(Metric(name=name, value=ours, float_value=theirs, unit="%", samples=len(truths), source=text))
+    return metrics
