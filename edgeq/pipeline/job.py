@@ -18,7 +18,7 @@ from edgeq.graph import TensorInfo, input_infos, saved_bytes
 from edgeq.interface import BoxClassesOutput, BoxesOutput, Interface
 from edgeq.pipeline.judging_labels import Judged, read_labels
 from edgeq.pipeline.planning import plan_model
-from edgeq.pipeline.wrapping import Wrapping, check_wrap
+from edgeq.pipeline.wrapping import Wrapping, check_boxes, check_wrap
 from edgeq.progress import Progress, Silent
 from edgeq.qtypes import NodeForecast, NodeFormat, QuantPlan, Scheme, TensorStats
 from edgeq.recipe import ImagePreprocess, Preprocess, TextPreprocess
@@ -187,9 +187,11 @@ class Job:
         if not self.wrap:
             return None
         source, steps = self.source, self._steps() if self.wrap.pixels else None
-        return Wrapping(
+        wrapping = Wrapping(
             self.wrap, self.prepared.model, steps, source.task, len(source.labels), source.pooling, source.boxes
         )
+        check_boxes(wrapping, self.target)
+        return wrapping
 
     @property
     def boxes(self) -> BoxesOutput | None:

@@ -27,14 +27,14 @@ from edgeq.stages.calibrate.feeds import Feed
 from edgeq.stages.calibrate.images import ImageStore
 from edgeq.stages.choose import Layout, forecast_nodes
 from edgeq.stages.run.closeness import Closeness
-from edgeq.stages.wrap import PIXELS, SEEN, Back, answer_back, boxes_back, join, pixel_front
+from edgeq.stages.wrap import BOXES, PIXELS, SEEN, Back, answer_back, boxes_back, join, pixel_front
 from edgeq.target import CPU_PROVIDER, TargetProfile
-from edgeq.wrap import Wrap
+from edgeq.wrap import BoxChoice, Wrap
 
 if TYPE_CHECKING:
     from edgeq.pipeline.job import Job
 
-__all__ = ["Wrapping", "check_wrap", "wrapping_findings"]
+__all__ = ["Wrapping", "check_boxes", "check_wrap", "wrapping_findings"]
 
 _WHY = "an embedded step: it stays as it is, so that the package computes what the recipe says"
 
@@ -107,7 +107,7 @@ class Wrapping:
             ConfigError: nothing is known to be done with its outputs.
         """
         infos = output_infos(self.model)
-        layout = self._layout
+        layout = self.layout
         if layout is not None:
             size, seen = self._picture_size, self._seen
             return boxes_back(infos, layout, self.wrap.boxes, size=size, seen=seen, classes=self.classes, opset=opset)
@@ -120,14 +120,14 @@ class Wrapping:
         return answer_back(meanings, infos, mask=mask, pooling=self.pooling or "mean", opset=opset)
 
     @property
-    def _layout(self) -> BoxLayout | None:
+    def layout(self) -> BoxLayout | None:
         """How the model's outputs hold boxes, if boxes are asked for."""
         return (self.wrap.boxes.layout or self.boxes) if self.wrap.answers else None
 
     @property
     def _seen(self) -> tuple[float, float, float, float] | str | None:
         """Which part of the given picture the model sees, or what the tensor is called that says it, for boxes."""
-        if self.steps is None or self._layout is None:
+        if self.steps is None or self.layout is None:
             return None
         if self.wrap.size is None and not self.steps.stretch:
             return SEEN
@@ -210,6 +210,22 @@ def check_wrap(wrap: Wrap, target: TargetProfile, *, static: bool) -> None:
         )
 
 
+def check_boxes(wrapping: Wrapping, target: TargetProfile) -> None:
+    """Raise ConfigError for boxes that cannot be decoded, or not on a target; the source is known by now."""
+    if wrapping.layout is not None and target.pixels is not None and target.pixels.runs == "refused":
+        raise ConfigError(
+            f"{target.name} cannot have its boxes decoded in the graph, which takes floats: {target.pixels.source}",
+            remedy="leave out --embed-postprocessing, and decode what the model gives in the app",
+        )
+    unasked = wrapping.wrap.boxes == BoxChoice()
+    if wrapping.wrap.answers and wrapping.layout is None and (not unasked or wrapping.task == "object-detection"):
+        outputs = ", ".join(info.describe() for info in output_infos(wrapping.model))
+        raise ConfigError(
+            f"it is not known how this model's outputs hold boxes: {outputs}",
+            remedy="name the layout of its head, such as --embed-postprocessing yolov8 (see docs/preprocessing.md)",
+        )
+
+
 def wrapping_findings(job: Job, plan: QuantPlan) -> list[Finding]:
     """What the embedded steps mean for the package, with the proof that they do what the recipe says.
 
@@ -234,9 +250,9 @@ def wrapping_findings(job: Job, plan: QuantPlan) -> list[Finding]:
         findings.append(
             Finding(
                 severity="info",
-                text=f"{len(outside)} of the embedded steps are expected on the CPU in front of {own}: {kinds}",
+                text=f"{len(outside)} of the embedded steps are expected on the CPU beside {own}: {kinds}",
                 nodes=tuple(node.node for node in outside),
-                remedy="leave out --embed-preprocessing where the app prepares pictures faster itself",
+                remedy="leave out --embed-preprocessing or --embed-postprocessing where the app does it faster itself",
             )
         )
     return findings
@@ -287,12 +303,17 @@ def _forecasts(
 def _left_to_cpu(node: ir.Node, target: TargetProfile) -> str | None:
     """Why an accelerator leaves an embedded step to the CPU; None if it does not.
 
-    QNN refuses antialiasing, WebGPU's kernel takes no such integers (measured, onnxruntime-qnn 2.7.0 and
-    onnxruntime-web 1.30); sizes are computed on the CPU wherever graphs have dynamic shapes.
+    QNN refuses antialiasing, Pad with axes, and rows that are picked by number; WebGPU's kernel for Resize takes no
+    such integers (measured, onnxruntime-qnn 2.7.0 and onnxruntime-web 1.30); sizes are computed on the CPU wherever
+    graphs have dynamic shapes.
     """
     own, output = target.provider.name, node.outputs[0]
     if node.op_type == "Resize" and target.floats.runs != "all":
         return f"{own} has no Resize that filters integer pixels, so it falls to the CPU"
+    if node.op_type == "Pad" and target.floats.runs != "all":
+        return f"{own} fills no integer pixels, so that falls to the CPU"
+    if target.floats.runs != "all" and _picks_rows(node):
+        return "it works on as many rows as are found, which the CPU does"
     front = str(node.name).startswith(f"{PIXELS}/")
     computed = node.op_type == "Slice" and constant_array(node.inputs[1]) is None
     if front and (computed or (output.shape is not None and len(output.shape) < 4)):
@@ -300,3 +321,9 @@ def _left_to_cpu(node: ir.Node, target: TargetProfile) -> str | None:
     if target.pixels is not None and not any(is_float(value) for value in node.inputs):
         return f"{own} leaves integers to the CPU"
     return None
+
+
+def _picks_rows(node: ir.Node) -> bool:
+    """Whether a step chooses boxes, or takes rows by their number."""
+    chosen = node.op_type in ("NonMaxSuppression", "GatherND", "ScatterND")
+    return chosen or any(value is not None and value.name == f"{BOXES}/selected" for value in node.inputs)

@@ -46,6 +46,8 @@ _APART = 4.0
 _STRIDES = (8, 16, 32)
 """YOLOX's cells, in pixels."""
 
+_REMEDY = "name the layout of its head, such as --embed-postprocessing yolov8; see docs/preprocessing.md"
+
 _PIXELS = frozenset({"yolov5", "yolov8", "yolov10", "yolox"})
 _OVERLAPPING = frozenset({"yolov5", "yolov8", "yolox"})
 _PAIRED = frozenset({"detr", "rt-detr"})
@@ -71,13 +73,19 @@ def boxes_back(
         seen: The part of the given picture that the model's input shows: left, top, right, bottom in parts of its
             width and height; or the name of a tensor that holds these four, float32, where it depends on the
             picture. None: that is not known here, and boxes are in parts of the model's input.
-        classes: How many classes have names, for a head that does not tell how many there are.
+        classes: How many classes have names; 0: not known.
         opset: The model's.
 
     Raises:
         ConfigError: the outputs are not those of ``layout``, or their sizes are not fixed.
     """
     head = _find_head(infos, layout, classes)
+    if classes and head.classes != classes:
+        raise ConfigError(
+            f"a {layout} head of this shape has {head.classes} classes, and the source names {classes}: "
+            f"{', '.join(info.describe() for info in head.infos)}",
+            remedy=_REMEDY,
+        )
     if layout in _PIXELS and size is None:
         raise ConfigError(
             f"boxes of {layout} are in pixels, and the model's input has no fixed height and width",
@@ -310,37 +318,34 @@ def _cells(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
 
 def _find_head(infos: Sequence[TensorInfo], layout: BoxLayout, classes: int) -> _Head:
     found = ", ".join(info.describe() for info in infos)
-    remedy = "name the layout of its head, such as --embed-postprocessing yolov8; see docs/preprocessing.md"
     cubes = [info for info in infos if len(info.shape) == 3 and info.dtype == np.float32]
     if layout in _PAIRED:
         boxes = next((info for info in cubes if info.shape[2] == 4 and "box" in info.name), None)
         boxes = boxes or next((info for info in cubes if info.shape[2] == 4), None)
         scores = next((info for info in cubes if info is not boxes and boxes and info.shape[1] == boxes.shape[1]), None)
         if boxes is None or scores is None:
-            raise ConfigError(f"the outputs are no {layout} head, which has logits and boxes: {found}", remedy=remedy)
+            raise ConfigError(f"the outputs are no {layout} head, which has logits and boxes: {found}", remedy=_REMEDY)
         count, width = scores.shape[1:]
         rest = 1 if layout == "detr" else 0
-        return _checked([scores, boxes], count, _less(width, rest), layout, found, remedy)
+        return _checked([scores, boxes], count, _less(width, rest), layout, found)
     if not cubes:
-        raise ConfigError(f"the outputs are no {layout} head, which has three dimensions: {found}", remedy=remedy)
+        raise ConfigError(f"the outputs are no {layout} head, which has three dimensions: {found}", remedy=_REMEDY)
     head = cubes[0]
     rows, columns = head.shape[1:]
     if layout == "yolov8":
-        return _checked([head], columns, _less(rows, 4), layout, found, remedy)
+        return _checked([head], columns, _less(rows, 4), layout, found)
     if layout == "yolov10":
         if columns != 6:
-            raise ConfigError(f"the outputs are no {layout} head, which has 6 columns: {found}", remedy=remedy)
-        return _checked([head], rows, classes, layout, found, remedy)
-    return _checked([head], rows, _less(columns, 5), layout, found, remedy)
+            raise ConfigError(f"the outputs are no {layout} head, which has 6 columns: {found}", remedy=_REMEDY)
+        return _checked([head], rows, classes, layout, found)
+    return _checked([head], rows, _less(columns, 5), layout, found)
 
 
 def _less(size: int | str | None, by: int) -> int | None:
     return size - by if isinstance(size, int) else None
 
 
-def _checked(
-    infos: list[TensorInfo], count: int | str | None, classes: int | None, layout: str, found: str, remedy: str
-) -> _Head:
+def _checked(infos: list[TensorInfo], count: int | str | None, classes: int | None, layout: str, found: str) -> _Head:
     if not isinstance(count, int) or classes is None:
         raise ConfigError(
             f"how many boxes the model gives depends on the size of its input: {found}",
@@ -349,6 +354,6 @@ def _checked(
     swapped = layout == "yolov8" and classes > count
     if (classes < 1 and layout != "yolov10") or swapped:
         raise ConfigError(
-            f"the outputs are no {layout} head of {count} boxes and {classes} classes: {found}", remedy=remedy
+            f"the outputs are no {layout} head of {count} boxes and {classes} classes: {found}", remedy=_REMEDY
         )
     return _Head(infos, count, classes)
