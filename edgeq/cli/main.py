@@ -317,7 +317,9 @@ cli.add_command(run_command)
 
 @command(cli, name="embed")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--platform", "-p", required=True, help="The kind of app build: android, c, ios, python or web.")
+@click.option(
+    "--platform", "-p", required=True, help="The kind of app build: android, c, ios, python, react-native or web."
+)
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="The project [default: BUNDLE-embed/PLATFORM].")
 @click.option("--name", help="Name of the class or module of the model [default: from the model's name].")
 @click.option("--package", help="What the platform calls a package, such as com.example.vision.")

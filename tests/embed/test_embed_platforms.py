@@ -196,3 +196,5 @@ def test_a_package_for_another_machine_is_said_to_be_one(make_bundle: MakeBundle
         assert PLATFORMS[platform].notes(f"{platform}-npu") == ()
         assert f"--target {platform} makes one" in PLATFORMS[platform].notes("linux-x64")[0]
     assert PLATFORMS["python"].notes(target) == ()
+    assert PLATFORMS["react-native"].notes("android-xnnpack") == PLATFORMS["react-native"].notes("ios-npu") == ()
+    assert "--target android or ios makes one" in PLATFORMS["react-native"].notes("linux-x64")[0]

@@ -202,15 +202,15 @@ def _runs_on_cpu(entry: GraphEntry) -> bool:
 class Platform:
     """A kind of app build.
 
-    ``options`` names those of `EmbedOptions` that it knows. ``target`` is part of the names of targets that are made
-    for it; None: it runs on any machine.
+    ``options`` names those of `EmbedOptions` that it knows. ``targets`` are parts of the names of targets that are
+    made for it; empty: it runs on any machine.
     """
 
     name: str
     summary: str
     options: frozenset[str]
     make: Callable[[Request], Project]
-    target: str | None = None
+    targets: tuple[str, ...] = ()
 
     def check(self, options: EmbedOptions) -> None:
         """Raises ConfigError for an option of another platform."""
@@ -222,9 +222,9 @@ class Platform:
 
     def notes(self, target: str) -> tuple[str, ...]:
         """What to say of a package that was made for another kind of machine."""
-        if self.target is None or self.target in target:
+        if not self.targets or any(part in target for part in self.targets):
             return ()
         return (
             f"the model was made for {target}: it runs, but its kernels were chosen for another processor; "
-            f"--target {self.target} makes one for this platform",
+            f"--target {' or '.join(self.targets)} makes one for this platform",
         )

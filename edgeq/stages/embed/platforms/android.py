@@ -194,5 +194,5 @@ ANDROID = Platform(
     "a Gradle library module in Kotlin",
     frozenset({"name", "package", "format", "abis", "bench"}),
     _make,
-    target="android",
+    targets=("android",),
 )

@@ -155,4 +155,4 @@ def _graph(graph: GraphFiles) -> GraphView:
     return GraphView(graph.entry, graph.placed()[0].path, graph.session, coreml, graph.key[:16])
 
 
-IOS = Platform("ios", "a Swift package", frozenset({"name", "format"}), _make, target="ios")
+IOS = Platform("ios", "a Swift package", frozenset({"name", "format"}), _make, targets=("ios",))

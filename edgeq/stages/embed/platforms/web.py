@@ -100,5 +100,5 @@ def _graph(graph: GraphFiles) -> GraphView:
 
 
 WEB = Platform(
-    "web", "an npm package in TypeScript, with a demo page", frozenset({"name", "format"}), _make, target="web"
+    "web", "an npm package in TypeScript, with a demo page", frozenset({"name", "format"}), _make, targets=("web",)
 )
