@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import pytest
-from embed_models import MakeBundle, MakePictureBundle, classifier, pass_through
+from embed_models import (
+    DETECTED,
+    MakeBundle,
+    MakeDetectorBundle,
+    MakePictureBundle,
+    classifier,
+    detector,
+    pass_through,
+)
 
+import edgeq
 from edgeq.bundle import Bundle, Manifest, read_bundle
-from edgeq.interface import ImageInput, Interface, LogitsOutput
+from edgeq.interface import (
+    BoxClassesOutput,
+    BoxCountOutput,
+    BoxesOutput,
+    BoxScoresOutput,
+    ImageInput,
+    Interface,
+    LogitsOutput,
+)
 from edgeq.recipe import ImagePreprocess, Preprocess
+from edgeq.runtime import open_session, session_options
 from edgeq.stages.package import write_bundle
 from edgeq.target import Provider
+
+HEADERS = Path(edgeq.__file__).parent / "devices" / "runner" / "vendor"
 
 
 @pytest.fixture
@@ -94,3 +116,77 @@ def picture_bundle(tmp_path: Path) -> MakePictureBundle:
         return read_bundle(path)
 
     return make
+
+
+@pytest.fixture
+def detector_bundle(tmp_path: Path) -> MakeDetectorBundle:
+    """Makes a bundle of a detector, which agrees with its float model in all boxes unless told otherwise."""
+
+    def make(
+        steps: ImagePreprocess,
+        folder: str = "detector",
+        *,
+        batch: int | str = 1,
+        of: str = "input",
+        labels: Sequence[str] = ("cat", "dog", "owl"),
+        agreement: float = 100.0,
+        names: Sequence[str] = DETECTED,
+    ) -> Bundle:
+        path = tmp_path / folder
+        path.mkdir()
+        model = detector(steps, batch, names)
+        rng = np.random.default_rng(6)
+        feeds = [{"image": rng.normal(0.5 + i, 0.1, (1, 3, *steps.crop)).astype(np.float32)} for i in range(2)]
+        (path.parent / f"{folder}.onnx").write_bytes(ir.to_proto(model).SerializeToString())
+        with open_session(path.parent / f"{folder}.onnx", session_options(threads=1)) as session:
+            answers = [dict(zip((*names, "light"), session.run(None, feed), strict=True)) for feed in feeds]
+        boxes, scores, classes, count = names
+        named = "labels.txt" if labels else None
+        write_bundle(
+            path,
+            model=model,
+            manifest=Manifest(
+                edgeq="0.1.0",
+                name="tiny net",
+                target="linux-x64",
+                precision="w8a8",
+                provider=Provider(name="CPUExecutionProvider", package="onnxruntime", version=">=1.24"),
+                interface=Interface(
+                    inputs=(ImageInput(name="image", steps=steps),),
+                    outputs=(
+                        BoxesOutput(
+                            name=boxes, most=6, of=of, scores=scores, classes=classes, count=count, least_score=0.25
+                        ),
+                        BoxScoresOutput(name=scores, boxes=boxes),
+                        BoxClassesOutput(name=classes, boxes=boxes, classes=8, labels=named),
+                        BoxCountOutput(name=count, boxes=boxes),
+                    ),
+                ),
+            ),
+            sample_inputs=feeds,
+            reference_outputs=answers,
+            sqnr_db={"light": 100.0},
+            box_agreement={boxes: agreement},
+            labels=labels,
+        )
+        return read_bundle(path)
+
+    return make
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Path:
+    """A folder laid out as ONNX Runtime's releases, from the library of the installed package."""
+    if shutil.which("cc") is None or shutil.which("make") is None:
+        pytest.skip("there is no C compiler, or no make")
+    if not HEADERS.is_dir():
+        pytest.skip("edgeq's runner is not part of this checkout")
+    libraries = sorted((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so*"))
+    if not libraries:
+        pytest.skip("the package onnxruntime has no library for Linux")
+    folder = tmp_path / "ort"
+    (folder / "lib").mkdir(parents=True)
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (folder / "lib" / name).symlink_to(libraries[0])
+    (folder / "include").symlink_to(HEADERS)
+    return folder

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from edgeq.bundle import Bundle, GraphEntry, file_entry, read_bundle
@@ -65,8 +66,12 @@ def preparation_id(steps: ImagePreprocess) -> str:
     return f"{how}-{steps.interpolation}-{steps.color}"
 
 
+DETECTED = "boxes", "box_scores", "box_classes", "box_count"
+"""What the outputs of a detector are called that edgeq gives its postprocessing."""
+
 MakeBundle = Callable[..., Bundle]
 MakePictureBundle = Callable[[ImagePreprocess], Bundle]
+MakeDetectorBundle = Callable[..., Bundle]
 
 
 def pass_through(names: Sequence[str], dtype: ir.DataType, shape: Sequence[int | str | None]) -> ir.Model:
@@ -77,6 +82,46 @@ def pass_through(names: Sequence[str], dtype: ir.DataType, shape: Sequence[int |
         value.name, value.type, value.shape = f"{name} out", ir.TensorType(dtype), ir.Shape(shape)
     graph = ir.Graph(inputs, outputs, nodes=nodes, opset_imports={"": 21}, name="g")
     return ir.Model(graph, ir_version=10)
+
+
+def detector(steps: ImagePreprocess, batch: int | str, names: Sequence[str] = DETECTED) -> ir.Model:
+    """Finds five boxes in each picture after ``steps``; light moves them.
+
+    The third is at the edge of what the model sees and the fourth beyond it, the last has a class without a label.
+    """
+    height, width = steps.crop
+    text = f"""
+        <ir_version: 10, opset_import: ["": 21]>
+        g (float[{batch}, 3, {height}, {width}] image) => (
+            float[{batch}, 6, 4] boxes, float[{batch}, 6] box_scores, int64[{batch}, 6] box_classes,
+            int64[{batch}] box_count, float[{batch}, 1] light
+        ) <
+            float[1, 6, 4] base = {{ 0.2, 0.2, 0.5, 0.6,  0.25, 0.2, 0.5, 0.6,  -0.1, 0.9, 0.3, 1.2,
+                                     1.01, 0.1, 1.3, 0.4,  0.4, 0.1, 0.9, 0.3,  0.0, 0.0, 0.0, 0.0 }},
+            float[1, 6, 4] shift = {{ 0.1, 0.2, 0.1, 0.2,  0.1, 0.1, 0.2, 0.1,  0.0, 0.05, 0.0, 0.05,
+                                      0.1, 0.1, 0.1, 0.1,  0.0, 0.1, 0.0, 0.1,  0.0, 0.0, 0.0, 0.0 }},
+            float[1, 6] scores = {{ 0.9, 0.8, 0.75, 0.7, 0.4, 0.0 }},
+            int64[1, 6] classes = {{ 1, 0, 1, 2, 7, -1 }},
+            int64[1] five = {{ 5 }}, int64[1] one = {{ 1 }}
+        > {{
+            means = GlobalAveragePool (image)
+            channels = Flatten (means)
+            light = ReduceMean <keepdims = 1> (channels, one)
+            rows = Unsqueeze (light, one)
+            moved = Mul (shift, rows)
+            boxes = Add (base, moved)
+            zero = Sub (light, light)
+            box_scores = Add (scores, zero)
+            none = Cast <to = 7> (zero)
+            box_classes = Add (classes, none)
+            flat = Squeeze (none, one)
+            box_count = Add (five, flat)
+        }}
+    """
+    model = ir.serde.deserialize_model(onnx.parser.parse_model(text))
+    for name, value in zip(names, model.graph.outputs, strict=False):
+        value.name = name
+    return model
 
 
 def with_fallback(bundle: Bundle) -> Bundle:

@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
-from embed_models import HOSTILE, MakeBundle
+from embed_models import HOSTILE, MakeBundle, MakeDetectorBundle
 
 import edgeq
 from edgeq.bundle import Bundle
 from edgeq.cli.main import cli
 from edgeq.errors import ConfigError, EdgeqError, OutputError, ValidationError
 from edgeq.escape import Foreign
+from edgeq.recipe import ImagePreprocess
 from edgeq.stages.embed import PLATFORMS
 from edgeq.stages.embed.render import _environment
 from edgeq.stages.embed.write import RECORD
@@ -53,7 +54,21 @@ def test_the_same_bundle_gives_the_same_bytes(platform: str, make_bundle: MakeBu
 @every_platform
 def test_hostile_names_stay_inside_their_quotes(platform: str, make_bundle: MakeBundle, tmp_path: Path) -> None:
     bundle = make_bundle(names=HOSTILE, name=HOSTILE[0], labels=["a*/b", "${x}", '"'])
+    _stays_inside(edgeq.embed(bundle.path, platform=platform, output=tmp_path / "out").path)
+
+
+@every_platform
+def test_hostile_names_of_boxes_stay_inside_their_quotes(
+    platform: str, detector_bundle: MakeDetectorBundle, tmp_path: Path
+) -> None:
+    steps = ImagePreprocess(crop=(8, 8))
+    bundle = detector_bundle(steps, names=HOSTILE[:4], labels=["a*/b", "${System.exit(1)}", '"); Runtime.exec("rm'])
     folder = edgeq.embed(bundle.path, platform=platform, output=tmp_path / "out").path
+    assert any("etections" in text for text in generated(folder).values())
+    _stays_inside(folder)
+
+
+def _stays_inside(folder: Path) -> None:
     for path, text in generated(folder).items():
         assert "\u202e" not in text, path
         assert path == RECORD or str(70 * 719) not in text, path  # a template in a template
@@ -63,9 +78,16 @@ def test_hostile_names_stay_inside_their_quotes(platform: str, make_bundle: Make
 
 
 @every_platform
-def test_generated_text_is_tidy(platform: str, make_bundle: MakeBundle, tmp_path: Path) -> None:
-    folder = edgeq.embed(make_bundle().path, platform=platform, output=tmp_path / "out").path
-    for path, text in generated(folder).items():
+def test_generated_text_is_tidy(
+    platform: str, make_bundle: MakeBundle, detector_bundle: MakeDetectorBundle, tmp_path: Path
+) -> None:
+    steps = ImagePreprocess(crop=(8, 8))
+    of_picture = detector_bundle(steps, "of picture", of="picture", batch="batch", labels=())
+    texts = {}
+    for number, bundle in enumerate((make_bundle(), detector_bundle(steps), of_picture)):
+        folder = edgeq.embed(bundle.path, platform=platform, output=tmp_path / f"out{number}").path
+        texts |= {f"{number}/{path}": text for path, text in generated(folder).items()}
+    for path, text in texts.items():
         assert text.endswith("\n"), path
         assert not text.endswith("\n\n"), path
         assert not text.startswith("\n"), path

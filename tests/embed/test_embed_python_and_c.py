@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 from embed_models import (
     HOSTILE,
@@ -38,7 +37,6 @@ from edgeq.stages.embed.render import render
 
 STEPS = ImagePreprocess(resize=12, crop=(8, 8), mean=(127.0, 120.0, 110.0), std=(128.0, 64.0, 32.0), color="BGR")
 formats = pytest.mark.parametrize("model_format", ["onnx", "ort"])
-HEADERS = Path(edgeq.__file__).parent / "devices" / "runner" / "vendor"
 
 
 @pytest.fixture
@@ -160,24 +158,6 @@ for wrong in ("b a", [], ()):
 
 
 # -- C
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Path:
-    """A folder laid out as ONNX Runtime's releases, from the library of the installed package."""
-    if shutil.which("cc") is None or shutil.which("make") is None:
-        pytest.skip("there is no C compiler, or no make")
-    if not HEADERS.is_dir():
-        pytest.skip("edgeq's runner is not part of this checkout")
-    libraries = sorted((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so*"))
-    if not libraries:
-        pytest.skip("the package onnxruntime has no library for Linux")
-    folder = tmp_path / "ort"
-    (folder / "lib").mkdir(parents=True)
-    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
-        (folder / "lib" / name).symlink_to(libraries[0])
-    (folder / "include").symlink_to(HEADERS)
-    return folder
 
 
 def make(folder: Path, runtime: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

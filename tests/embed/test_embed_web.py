@@ -7,12 +7,11 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
 
 import numpy as np
 import pytest
 from embed_models import HOSTILE, PREPARATIONS, SIZES, MakeBundle, MakePictureBundle, preparation_id
+from web_tools import npm, page, require
 
 import edgeq
 from edgeq.bundle import read_bundle
@@ -23,21 +22,9 @@ from edgeq.runtime import open_session, session_options
 from edgeq.stages.calibrate.images import ImageStore, load_image
 from edgeq.stages.embed.platforms.web import RUNTIME_FILES
 
-HERE = Path(__file__).parent
-PHOTOS = HERE.parents[1] / "calibration" / "photos"
+PHOTOS = Path(__file__).parents[2] / "calibration" / "photos"
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
-
-
-def require(*programs: str) -> None:
-    for program in programs:
-        if shutil.which(program) is None:
-            pytest.skip(f"there is no {program}: apt-get install nodejs npm chromium")
-
-
-def npm(folder: Path, *arguments: str) -> None:
-    done = subprocess.run(["npm", *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +39,6 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, 
         npm(project, "install", "--no-audit", "--no-fund")
         made[name] = bundle, project
     return made
-
-
-def page(project: Path, query: list[tuple[str, str]]) -> dict[str, Any]:
-    require("chromium")
-    npm(project, "install", "--no-save", "--no-audit", "--no-fund", "playwright-core@1.65.1")
-    command = ["node", str(HERE / "drive_page.mjs"), str(project), str(shutil.which("chromium")), urlencode(query)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
 
 
 def test_pictures_are_classified_as_on_the_host(projects: dict[str, tuple[Path, Path]]) -> None:

@@ -10,7 +10,14 @@ from edgeq.errors import ConfigError
 from edgeq.stages.embed.names import KOTLIN, snake, words
 from edgeq.stages.embed.platforms.android_code import kotlin_code
 from edgeq.stages.embed.platforms.android_graphs import GraphView, graph_views
-from edgeq.stages.embed.platforms.android_meaning import PictureView, RankedView, picture_view, ranked_view
+from edgeq.stages.embed.platforms.android_meaning import (
+    BoxesView,
+    PictureView,
+    RankedView,
+    boxes_view,
+    picture_view,
+    ranked_view,
+)
 from edgeq.stages.embed.platforms.android_runtime import (
     ABIS,
     COMPILE_SDK,
@@ -34,7 +41,7 @@ _OWN_CLASSES = frozenset(
     {"BenchActivity", "ModelFiles", "Npy", "OrtRuntime", "Pictures", "Plugin", "Tensors", "Texts", "Tokens"}
 )
 _OWN_CLASSES |= {"Label", "Outputs", "Context", "Fp16Conversions", "IOException", "Log", "OnnxJavaType", "OnnxTensor"}
-_OWN_CLASSES |= {"OrtException", "OrtSession", "Bitmap"}
+_OWN_CLASSES |= {"OrtException", "OrtSession", "Bitmap", "RectF", "Detection", "Detections", "BoxAgreement"}
 """Classes that the generated code has or imports: the model's may not be called so."""
 
 
@@ -44,7 +51,7 @@ def _make(request: Request) -> Project:
     graphs = graph_views(request, slug)
     code = kotlin_code(request.signature, has_fallback=len(graphs) > 1)
     ranked, picture = ranked_view(request, code), picture_view(request, code)
-    text = text_view(request, code)
+    text, boxes = text_view(request, code), boxes_view(request, code)
     asset_bytes = sum(graph.bytes for graph in request.graphs)
     packed = asset_bytes > PLAY_BASE_BYTES
     context: dict[str, Any] = {
@@ -62,13 +69,14 @@ def _make(request: Request) -> Project:
         "ranked": ranked,
         "picture": picture,
         "text": text,
-        "imports": sorted(code.imports | (ranked.imports if ranked else set()) | _more_imports(picture, ranked, text)),
+        "boxes": boxes,
+        "imports": sorted(code.imports | _more_imports(picture, ranked, boxes, text)),
         "labels": manifest.labels and f"edgeq/{slug}/{manifest.labels}",
         "runtime": RUNTIME,
         "abis": _abis(options.abis, graphs),
         "gradle": {"plugin": GRADLE_PLUGIN, "compile_sdk": COMPILE_SDK},
         "folder": f"edgeq/{slug}/samples",
-        "samples": sample_view(request.bundle, code),
+        "samples": sample_view(request.bundle, code, boxes),
         "bench": bench_view(request.bundle, code) if options.bench else None,
         "packed": packed,
         "pack_name": slug.replace("-", "_"),
@@ -108,12 +116,16 @@ def _templates(context: Mapping[str, Any]) -> dict[str, str]:
     }
     if context["picture"]:
         found[f"{main}/Pictures.kt"] = "Pictures.kt.jinja"
+    if context["boxes"]:
+        found[f"{main}/Detections.kt"] = "Detections.kt.jinja"
     if context["text"]:
         found[f"{main}/Texts.kt"] = "Texts.kt.jinja"
     if context["plugin"]:
         found[f"{main}/Plugin.kt"] = "Plugin.kt.jinja"
     if context["samples"]:
         found |= {f"{test}/{name}Test.kt": "ModelTest.kt.jinja", f"{test}/Npy.kt": "Npy.kt.jinja"}
+    if context["samples"] and context["samples"].boxes:
+        found[f"{test}/BoxAgreement.kt"] = "BoxAgreement.kt.jinja"
     if context["bench"]:
         found |= {
             "src/debug/AndroidManifest.xml": "BenchManifest.xml.jinja",
@@ -124,9 +136,13 @@ def _templates(context: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _more_imports(picture: PictureView | None, ranked: RankedView | None, text: TextView | None) -> frozenset[str]:
-    """What `classify` and `embed` import in the class of the model."""
-    found = picture.imports if picture is not None and ranked is not None else frozenset()
+def _more_imports(
+    picture: PictureView | None, ranked: RankedView | None, boxes: BoxesView | None, text: TextView | None
+) -> frozenset[str]:
+    """What `classify`, `detect` and `embed` import in the class of the model."""
+    takes_pictures = picture is not None and (ranked is not None or (boxes is not None and boxes.detects))
+    found = picture.imports if picture is not None and takes_pictures else frozenset()
+    found |= ranked.imports if ranked is not None else frozenset()
     return found | ({"kotlin.math.sqrt"} if text is not None else frozenset())
 
 

@@ -1,4 +1,4 @@
-"""What an Android app does with a model, beyond tensors: it passes a bitmap and gets classes with their names."""
+"""What an Android app does with a model, beyond tensors: it passes a bitmap and gets named classes or boxes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from edgeq.interface import ImageInput, LogitsOutput, PixelInput
 from edgeq.recipe import ImagePreprocess
-from edgeq.stages.embed.meaning import read_meaning
+from edgeq.stages.embed.meaning import Boxes, read_meaning
 from edgeq.stages.embed.platforms.android_code import Code, TensorView
 from edgeq.stages.embed.project import Request
 from edgeq.stages.embed.signature import Tensor
 
-__all__ = ["PictureView", "RankedView", "picture_view", "ranked_view"]
+__all__ = ["BoxesView", "PictureView", "RankedView", "boxes_view", "picture_view", "ranked_view"]
 
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 """How far Pillow's filters reach (Resample.c)."""
@@ -91,6 +91,49 @@ class RankedView:
     @property
     def imports(self) -> frozenset[str]:
         return frozenset({"kotlin.math.exp"} if self.softmax else ())
+
+
+@dataclass(frozen=True)
+class BoxesView:
+    """The outputs that say what was found. ``detects``: the app gives a picture and sees boxes of it."""
+
+    found: Boxes
+    detects: bool
+    boxes: TensorView
+    scores: TensorView
+    classes: TensorView
+    count: TensorView
+
+    @property
+    def most(self) -> int:
+        """Rows of each picture."""
+        return self.found.boxes.most
+
+    @property
+    def least_score(self) -> float:
+        return self.found.boxes.least_score
+
+    @property
+    def seen(self) -> bool:
+        """Whether they are mapped to the picture by what the model saw of it."""
+        return self.found.of_input
+
+    @property
+    def named(self) -> bool:
+        return self.found.classes.labels is not None
+
+
+def boxes_view(request: Request, code: Code) -> BoxesView | None:
+    """None where the model finds no boxes, or they have other types than a detector of edgeq's gives."""
+    meaning = read_meaning(request.bundle.manifest.interface)
+    found = meaning.boxes
+    by_name = {str(view.name): view for view in code.outputs}
+    if found is None or not set(found.names) <= by_name.keys():
+        return None
+    boxes, scores, classes, count = (by_name[name] for name in found.names)
+    if [view.type.array for view in (boxes, scores, classes, count)] != ["FloatArray"] * 2 + ["LongArray"] * 2:
+        return None
+    return BoxesView(found, meaning.detects, boxes, scores, classes, count)
 
 
 def picture_view(request: Request, code: Code) -> PictureView | None:

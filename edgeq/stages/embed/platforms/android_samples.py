@@ -10,7 +10,9 @@ import numpy as np
 
 from edgeq.bundle import Bundle
 from edgeq.errors import ValidationError
+from edgeq.stages.embed.meaning import read_meaning
 from edgeq.stages.embed.platforms.android_code import Code, TensorView
+from edgeq.stages.embed.platforms.android_meaning import BoxesView
 from edgeq.stages.embed.project import ProjectFile
 
 __all__ = ["BenchView", "SamplesView", "bench_view", "sample_files", "sample_view"]
@@ -36,11 +38,15 @@ class ChosenSize:
 
 @dataclass(frozen=True)
 class SamplesView:
-    """What a test on the device runs."""
+    """What a test on the device runs.
+
+    ``outputs`` are compared number by number, ``boxes`` (boxes, scores, classes, count) as what was found.
+    """
 
     inputs: tuple[SampleView, ...]
     outputs: tuple[SampleView, ...]
     sizes: tuple[ChosenSize, ...]
+    boxes: tuple[SampleView, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,15 +57,19 @@ class BenchView:
     sizes: tuple[ChosenSize, ...]
 
 
-def sample_view(bundle: Bundle, code: Code) -> SamplesView | None:
+def sample_view(bundle: Bundle, code: Code, boxes: BoxesView | None) -> SamplesView | None:
     """None if the bundle has no samples, or not of all inputs."""
     samples = bundle.manifest.samples
     if samples is None or not {str(t.name) for t in code.inputs} <= set(samples.inputs) or not code.inputs:
         return None
+    meaning = read_meaning(bundle.manifest.interface)
+    outputs = {str(view.tensor.name): view for view in _sampled(code.outputs, samples.outputs)}
+    least = boxes and boxes.found.least_agreement(bundle.manifest.main, samples)
     return SamplesView(
         inputs=_sampled(code.inputs, samples.inputs),
-        outputs=_sampled(code.outputs, samples.outputs),
+        outputs=tuple(view for name, view in outputs.items() if meaning.sqnr_counts(name)),
         sizes=_sizes(code, _shapes(bundle, code)),
+        boxes=() if boxes is None or least is None else tuple(outputs[name] for name in boxes.found.names),
     )
 
 

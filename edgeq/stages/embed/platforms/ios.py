@@ -60,6 +60,9 @@ _OWN = (
     "Assets",
     "Npy",
     "Graph",
+    "Detection",
+    "Detections",
+    "BoxAgreement",
 )
 _LOCALS = ("values", "found", "session", "provider", "labels", "top", "image", "run", "classify", "threads", "graph")
 _SWIFT = Dialect(SWIFT, camel, "ONNX Runtime's Objective-C API", _TYPES, _LOCALS, length="{}.count")
@@ -98,6 +101,7 @@ def _make(request: Request) -> Project:
         "pixels": meaning.picture if isinstance(meaning.picture, PixelInput) else None,
         "labels": manifest.labels,
         "samples": manifest.samples,
+        "agreement": meaning.boxes and meaning.boxes.least_agreement(manifest.main, manifest.samples),
         "runtime": _RUNTIME,
         "footprint": size_rows(request, [_RUNTIME_SIZE], reduced=operators and "Xcode"),
         "reduced": operators is not None,
@@ -138,6 +142,10 @@ def _templates(context: Mapping[str, Any]) -> dict[str, str]:
             found[f"Sources/{module}/Preparation.swift"] = "Preparation.swift.jinja"
     if context["texts"] is not None:
         found |= {f"Sources/{module}/{name}.swift": f"{name}.swift.jinja" for name in ("Texts", "Characters")}
+    if context["meaning"].boxes is not None:
+        found[f"Sources/{module}/Detections.swift"] = "Detections.swift.jinja"
+    if context["agreement"] is not None:
+        found[f"Tests/{module}Tests/BoxAgreement.swift"] = "BoxAgreement.swift.jinja"
     return found
 
 

@@ -20,7 +20,10 @@ from edgeq.stages.embed.sizes import RuntimeSize, size_rows
 
 __all__ = ["PYTHON_MODULE"]
 
-_OWN = ("Outputs", "Prediction", "Path", "Image", "Tokenizer", "ASSETS", "Sequence", "Any", "dataclass", "annotations")
+_OWN = (
+    *("Outputs", "Prediction", "Detection", "Path", "Image", "ImageOps", "Tokenizer", "ASSETS"),
+    *("Sequence", "Any", "dataclass", "annotations"),
+)
 """Names that the generated module has or imports."""
 
 _LOCALS = ("run", "classify", "embed", "provider", "labels", "threads", "feeds", "session", "top", "image", "texts")
@@ -66,6 +69,8 @@ def _make(request: Request) -> Project:
         "inputs": _views(request.signature.inputs, "input"),
         "outputs": outputs,
         "ids": {str(view.name): view.id for view in outputs},
+        "labels": _labels(meaning),
+        "agreement": meaning.boxes and meaning.boxes.least_agreement(manifest.main, manifest.samples),
         "requirements": _requirements(graphs, meaning, needed_release(request)),
         "footprint": size_rows(request, _runtime_sizes(request), packing="in wheels"),
         "pixels": isinstance(meaning.picture, PixelInput),
@@ -82,6 +87,8 @@ def _make(request: Request) -> Project:
     }
     if meaning.picture is not None:
         templates[f"src/{module}/pictures.py"] = "pictures.py.jinja"
+    if meaning.boxes is not None:
+        templates[f"src/{module}/detections.py"] = "detections.py.jinja"
     if meaning.tokens:
         templates[f"src/{module}/texts.py"] = "texts.py.jinja"
     return Project(
@@ -99,6 +106,12 @@ def _make(request: Request) -> Project:
 def _views(tensors: tuple[Tensor, ...], noun: str) -> tuple[TensorView, ...]:
     ids = PYTHON.identifiers((tensor.name for tensor in tensors), snake, noun, _LOCALS)
     return tuple(TensorView(id_, t.name, t.dtype, t.text) for id_, t in zip(ids, tensors, strict=True))
+
+
+def _labels(meaning: Meaning) -> str | None:
+    """The file with the names of the classes that the outputs tell of."""
+    classes = meaning.scores or (meaning.boxes.classes if meaning.boxes is not None else None)
+    return None if classes is None else classes.labels
 
 
 def _requirements(graphs: tuple[GraphView, ...], meaning: Meaning, release: str) -> tuple[str, ...]:

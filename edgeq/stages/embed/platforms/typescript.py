@@ -36,7 +36,10 @@ TYPES = {
     "bool": ScriptType("Uint8Array", "bool"),
 }
 
-_OWN = ("Outputs", "Inputs", "Prediction", "LoadOptions", "Picture", "ort", "Tokenizer", "Tensor", "Session")
+_OWN = (
+    *("Outputs", "Inputs", "Prediction", "Detection", "Seen", "LoadOptions", "Picture"),
+    *("ort", "Tokenizer", "Tensor", "Session", "BoxAgreement"),
+)
 _LOCALS = ("feeds", "found", "shape", "result", "session", "labels", "top", "picture", "texts", "options")
 
 
@@ -59,6 +62,7 @@ def script_context(request: Request, api: str, types: Mapping[str, ScriptType]) 
         "labels": manifest.labels,
         "typescript": TYPESCRIPT_VERSION,
         "samples": manifest.samples,
+        "agreement": meaning.boxes and meaning.boxes.least_agreement(manifest.main, manifest.samples),
         "fence": "`" * 3,
         "inputs": code.inputs,
         "outputs": code.outputs,
@@ -68,9 +72,10 @@ def script_context(request: Request, api: str, types: Mapping[str, ScriptType]) 
 
 
 def script_files(platform: str, paths: Collection[str], context: Mapping[str, Any]) -> tuple[ProjectFile, ...]:
-    """The platform's files from templates of their names, and the modules for pictures or texts, if needed."""
+    """The platform's files from templates of their names, and the modules for pictures, boxes or texts, if needed."""
     own = {path: f"{path.rpartition('/')[2]}.jinja" for path in paths}
     if context["meaning"].picture is not None:
         own["src/pictures.ts"] = "pictures.ts.jinja"
     common = {"src/wordpiece.ts": "wordpiece.ts.jinja"} if context["wordpiece"] else {}
+    common |= {"src/detections.ts": "detections.ts.jinja"} if context["meaning"].boxes is not None else {}
     return (*render_files(platform, own, context), *render_files("typescript", common, context))
