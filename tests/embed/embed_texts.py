@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from embed_models import HOSTILE
 
 from edgeq.bundle import Bundle, Manifest, read_bundle
 from edgeq.interface import Interface, Output, TokenEmbeddingsOutput, TokenInput
@@ -25,6 +26,8 @@ PADDING = 3
 """A token that texts may hold, too."""
 
 TEXTS = (
+    *HOSTILE,
+    "".join(HOSTILE),
     "Hello, world!",
     "Crème brûlée costs 12.50€ at Łódź's café.",
     "unaffordableness antidisestablishmentarianism",
@@ -56,7 +59,12 @@ def random_texts(count: int) -> list[str]:
 
 
 def tokenizer_file(
-    vocabulary: list[str], *, special: dict[str, bool], around: tuple[str, str] | None = None, **settings: Any
+    vocabulary: list[str],
+    *,
+    special: dict[str, bool],
+    around: tuple[str, str] | None = None,
+    prefix: str = "##",
+    **settings: Any,
 ) -> dict[str, Any]:
     """A ``tokenizer.json``: ``special`` says of each token whether it is looked for after normalization."""
     ids = {token: number for number, token in enumerate(vocabulary)}
@@ -83,11 +91,11 @@ def tokenizer_file(
         "normalizer": {"type": "BertNormalizer", **normalizer, **settings},
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": template,
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "decoder": {"type": "WordPiece", "prefix": prefix, "cleanup": True},
         "model": {
             "type": "WordPiece",
             "unk_token": "[UNK]",
-            "continuing_subword_prefix": "##",
+            "continuing_subword_prefix": prefix,
             "max_input_chars_per_word": 100,
             "vocab": ids,
         },
@@ -120,6 +128,7 @@ def tokenizer(settings: Settings, *, normalized: bool = False, around: bool = Tr
     )
 
 
+HOSTILE_TOKENS = tuple(dict.fromkeys(token for token in HOSTILE if "\n" not in token))
 UNCASED, CASED, BARE = Settings(True, True, True, True), Settings(True, True, False, False), Settings(*[False] * 4)
 TOKENIZERS = {
     "uncased": tokenizer(UNCASED),
@@ -127,6 +136,11 @@ TOKENIZERS = {
     "cased": tokenizer(CASED),
     "lower case with accents": tokenizer(Settings(True, False, False, True), normalized=True),
     "as it is": tokenizer(BARE, around=False),
+    "hostile": tokenizer_file(
+        [*SPECIAL, *HOSTILE_TOKENS, *(f"{HOSTILE_TOKENS[0]}{token}" for token in HOSTILE_TOKENS)],
+        special={token: bool(number % 2) for number, token in enumerate(HOSTILE_TOKENS[1:])},
+        prefix=HOSTILE_TOKENS[0],
+    ),
 }
 
 

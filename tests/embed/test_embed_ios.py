@@ -18,6 +18,7 @@ from swift_tools import check, swiftc
 
 import edgeq
 from edgeq.geometry import seen
+from edgeq.interface import TokenEmbeddingsOutput
 from edgeq.recipe import ImagePreprocess
 
 pytestmark = pytest.mark.slow
@@ -105,9 +106,9 @@ def tokens_in_swift(project: Path, texts: Sequence[str], folder: Path) -> list[n
     return read_tokens(done.stdout)
 
 
-@pytest.mark.parametrize("full", [False, True], ids=["longest", "full"])
 @pytest.mark.parametrize("file", TOKENIZERS.values(), ids=TOKENIZERS)
-def test_texts_become_the_tokens_of_tokenizers(file: dict[str, Any], full: bool, tmp_path: Path) -> None:
+def test_texts_become_the_tokens_of_tokenizers(file: dict[str, Any], tmp_path: Path) -> None:
+    full = file is TOKENIZERS["uncased"]
     bundle = make_text_bundle(tmp_path / "bundle", file, most=32, padding="max_length" if full else "longest")
     project = edgeq.embed(bundle.path, platform="ios", output=tmp_path / "out").path
     check(project, tmp_path / "modules")
@@ -115,3 +116,35 @@ def test_texts_become_the_tokens_of_tokenizers(file: dict[str, Any], full: bool,
     found = tokens_in_swift(project, texts, tmp_path)
     for text, right, tokens in zip(texts, expected(file, texts, 32, full=full), found, strict=True):
         assert tokens.tolist() == right.tolist(), ascii(text)
+
+
+SENTENCES = ("the first text", "costs 12.50€ at Łódź's café")
+EMBED_MAIN = f"""
+let model = try! Tiny()
+for vector in try! model.embed(["{SENTENCES[0]}", "{SENTENCES[1]}"]) {{
+    print(vector.map {{ String($0) }}.joined(separator: " "))
+}}
+"""
+
+
+@pytest.mark.parametrize("mask", ["mask", None])
+def test_texts_are_embedded(mask: str | None, tmp_path: Path) -> None:
+    file, output = TOKENIZERS["uncased"], TokenEmbeddingsOutput(name="vectors", size=4, mask=mask)
+    bundle = make_text_bundle(tmp_path / "bundle", file, most=32, padding="max_length", output=output)
+    project = edgeq.embed(bundle.path, platform="ios", output=tmp_path / "out").path
+    check(project, tmp_path / "modules")
+    (sources,) = (project / "Sources").iterdir()
+    (tmp_path / "Assets").symlink_to(sources / "Assets")  # beside the program, as in a bundle
+    (tmp_path / "main.swift").write_text(EMBED_MAIN)
+    stand_in = tmp_path / "modules" / "runtime.o"
+    runtime = HERE / "swift" / "OnnxRuntimeBindings.swift"
+    swiftc("-emit-object", "-parse-as-library", "-module-name", "OnnxRuntimeBindings", "-o", stand_in, runtime)
+    parts = (*sources.glob("*.swift"), tmp_path / "modules" / "Bundle.swift", tmp_path / "main.swift", stand_in)
+    swiftc("-I", tmp_path / "modules", "-o", tmp_path / "embed", *parts)
+    runner = shlex.split(os.environ.get("EDGEQ_SWIFT_RUN", ""))
+    command = [*runner, str(tmp_path / "embed")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for line, tokens in zip(printed.splitlines(), expected(file, SENTENCES, 32, full=True), strict=True):
+        total = (tokens * (tokens[:, 1:2] if mask else 1)).sum(0)
+        found = [float(number) for number in line.split()]
+        np.testing.assert_allclose(found, total / np.linalg.norm(total), atol=1e-6)

@@ -12,6 +12,9 @@ from edgeq.stages.embed.wordpiece import WordPiece, read_wordpiece
 
 __all__ = ["Texts", "embeds", "read_texts"]
 
+_MOST_TOKENS, _MOST_ID = 1 << 16, (1 << 31) - 1
+"""What generated code reserves memory for, and writes: a manifest is a stranger's text."""
+
 
 @dataclass(frozen=True)
 class Texts:
@@ -49,7 +52,7 @@ def read_texts(request: Request) -> Texts | None:
         return None
     batches, lengths = ({str(tensor.shape[axis]) for tensor in inputs} for axis in (0, 1))
     tokenizer = read_wordpiece(request.bundle.file(tokens[0].tokenizer))
-    if tokenizer is None or batches & lengths - {"1"}:
+    if tokenizer is None or batches & lengths - {"1"} or not 0 <= tokens[0].pad_id <= _MOST_ID:
         return None
     by_name = {entry.name: entry.part for entry in tokens}
     found = Texts(
@@ -61,7 +64,7 @@ def read_texts(request: Request) -> Texts | None:
         parts=tuple(by_name[str(tensor.name)] for tensor in inputs),
         lengths=tuple(str(size.name) in lengths for size in request.signature.sizes),
     )
-    return found if found.room > 0 else None
+    return found if found.room > 0 and found.most <= _MOST_TOKENS else None
 
 
 def embeds(request: Request, texts: Texts | None) -> bool:
