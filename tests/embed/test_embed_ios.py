@@ -14,7 +14,7 @@ import onnx_ir as ir
 import pytest
 from embed_models import HOSTILE, PREPARATIONS, SIZES, MakeBundle, MakePictureBundle, preparation_id
 from embed_texts import TEXTS, TOKENIZERS, expected, make_text_bundle, random_texts, read_tokens, write_texts
-from swift_tools import check, swiftc
+from swift_tools import HERE, check, swiftc
 
 import edgeq
 from edgeq.geometry import seen
@@ -137,8 +137,8 @@ def test_texts_are_embedded(mask: str | None, tmp_path: Path) -> None:
     (tmp_path / "Assets").symlink_to(sources / "Assets")  # beside the program, as in a bundle
     (tmp_path / "main.swift").write_text(EMBED_MAIN)
     stand_in = tmp_path / "modules" / "runtime.o"
-    runtime = HERE / "swift" / "OnnxRuntimeBindings.swift"
-    swiftc("-emit-object", "-parse-as-library", "-module-name", "OnnxRuntimeBindings", "-o", stand_in, runtime)
+    source = HERE / "swift" / "OnnxRuntimeBindings.swift"
+    swiftc("-emit-object", "-parse-as-library", "-module-name", "OnnxRuntimeBindings", "-o", stand_in, source)
     parts = (*sources.glob("*.swift"), tmp_path / "modules" / "Bundle.swift", tmp_path / "main.swift", stand_in)
     swiftc("-I", tmp_path / "modules", "-o", tmp_path / "embed", *parts)
     runner = shlex.split(os.environ.get("EDGEQ_SWIFT_RUN", ""))
