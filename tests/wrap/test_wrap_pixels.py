@@ -14,11 +14,12 @@ from PIL import Image, ImageOps
 from small_models import parse
 
 from edgeq.errors import ConfigError
+from edgeq.geometry import seen
 from edgeq.graph import TensorInfo, input_infos, output_infos
 from edgeq.recipe import ImagePreprocess
-from edgeq.runtime import run_model
+from edgeq.runtime import open_session, run_model, session_options
 from edgeq.stages.calibrate.images import ImageStore, load_image, load_pixels
-from edgeq.stages.wrap import join, pixel_front
+from edgeq.stages.wrap import SEEN, join, pixel_front
 
 FLOAT = np.dtype(np.float32)
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -80,6 +81,19 @@ def test_the_graph_gives_pillows_pixels(
     assert off.max() <= 1  # a tie that float32 breaks otherwise than float64
     assert (off > 0).mean() < 0.03
     np.testing.assert_array_equal(found[0], found[1])  # of any size or of this one: the same
+
+
+@pytest.mark.parametrize("place", ["centre", "corner"])
+def test_a_letterbox_has_the_size_that_the_recipe_says(place: Literal["centre", "corner"]) -> None:
+    """Over many sizes, half of which leave a tie to round; what is seen tells the size and the place."""
+    steps = ImagePreprocess(crop=(32, 40), letterbox=place)
+    front = pixel_front(reads(steps), steps, None, opset=21, tells_seen=True)
+    ties = [(64, wide) for wide in range(1, 80, 2)] + [(tall, 80) for tall in range(1, 64, 2)] + [(192, 9), (9, 240)]
+    drawn = np.random.default_rng(0).integers(1, 200, (60, 2)).tolist()
+    with open_session(front, session_options()) as session:
+        for tall, wide in (*ties, *drawn):
+            found = session.run([SEEN], {"pixels": np.zeros((1, tall, wide, 3), np.uint8)})[0]
+            np.testing.assert_array_equal(found, np.array(seen(steps, (tall, wide)), np.float32), f"{tall}x{wide}")
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 96), (128, 64)], ids=str)

@@ -174,7 +174,7 @@ class _Front:
         self._fix()
 
     def _letterbox(self) -> None:
-        """In proportion into ``crop``, filled around: the arithmetic of `edgeq.geometry`, in float64 as there."""
+        """In proportion into ``crop``, filled around it."""
         crop, at = np.array(self.steps.crop), {"fill": np.uint8(self.steps.fill), "axes": [1, 2]}
         if self.size is not None:
             wanted, start = np.array(resized(self.steps, self.size)), np.array(origin(self.steps, self.size))
@@ -185,13 +185,7 @@ class _Front:
                 self._step("filled", "Pad($$, $pads, $fill, $axes)", at)
             return
         sides = self._add("sides", f"Shape<start = 1, end = 3>({self.last})")
-        exact = self._add("exact", f"Cast<to = 11>({sides})")
-        ratios = self._add("ratios", f"Div($crop, {exact})", {"crop": crop.astype(np.float64)})
-        ratio = self._add("ratio", f"ReduceMin<keepdims = 1>({ratios})")
-        product = self._add("product", f"Mul({exact}, {ratio})")
-        nearest = self._add("nearest", f"Round({product})")
-        whole = self._add("whole", f"Cast<to = 7>({nearest})")
-        size = self.scaled = self._add("size", f"Max({whole}, $one)", {"one": 1})
+        size = self.scaled = self._fitted(sides)
         self._step("resized", f"{self._filter}($$, , , {size})")
         after = self._add("spare", f"Sub($crop, {size})", {"crop": crop})
         if self.steps.letterbox == "centre":
@@ -203,6 +197,26 @@ class _Front:
             pads = self._add("pads", f"Concat<axis = 0>($none, {after})", {"none": [0, 0]})
         self._step("filled", f"Pad($$, {pads}, $fill, $axes)", at)
         self._fix()
+
+    def _fitted(self, sides: str) -> str:
+        """``[height, width]`` within ``crop`` in the proportion of ``sides``, as `edgeq.geometry` rounds.
+
+        In integers, as some builds of ONNX Runtime have no float64. Each side is multiplied by what would make the
+        height, and the width, as long as ``crop`` says; the smaller product is what fits.
+        """
+        column = self._add("column", f"Reshape({sides}, $shape)", {"shape": [2, 1]})
+        twice = self._add("twice", f"Mul({column}, $crop)", {"crop": [[2 * side for side in self.steps.crop]]})
+        above = self._add("above", f"Add({twice}, {sides})")
+        double = self._add("double", f"Mul({sides}, $two)", {"two": 2})
+        up, rest = self._add("rounded_up", f"Div({above}, {double})"), self._add("rest", f"Mod({above}, {double})")
+        # Without a rest it was a tie: an odd number is one too many then.
+        odd = self._add("odd", f"Mod({up}, $two)", {"two": 2})
+        untied = self._add("untied", f"Min({rest}, $one)", {"one": 1})
+        tied = self._add("tied", f"Sub($one, {untied})", {"one": 1})
+        more = self._add("more", f"Mul({odd}, {tied})")
+        nearest = self._add("nearest", f"Sub({up}, {more})")
+        least = self._add("least", f"ReduceMin<keepdims = 0>({nearest}, $axis)", {"axis": [1]})
+        return self._add("size", f"Max({least}, $one)", {"one": 1})
 
     def _tell_seen(self) -> None:
         """Left, top, right, bottom: the origin and ``crop`` behind it, in parts of the size after the resize."""

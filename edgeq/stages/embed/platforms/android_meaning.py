@@ -55,7 +55,7 @@ class PictureView:
         if self.raw:
             return ()
         letterbox = self.steps.letterbox is not None
-        names = {"min"} if self.steps.resize or letterbox else set()
+        names = {"min"} if self.steps.resize else set()
         names |= {"max"} if letterbox else set()
         names |= set() if self.steps.stretch else {"round"}
         names |= {"abs", "max", "min"} if self.support else set()
