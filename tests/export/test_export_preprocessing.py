@@ -58,6 +58,7 @@ CASES = {
             "do_normalize": False,
         },
     ),
+    "rt-detr": ("RTDetrImageProcessor", {"size": {"height": 32, "width": 48}}),
     "convnext": ("ConvNextImageProcessor", {"size": {"shortest_edge": 28}, "crop_pct": 0.875}),
     "convnext-large": ("ConvNextImageProcessor", {"size": {"shortest_edge": 384}}),
     "mobilevit": ("MobileViTImageProcessor", {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}}),
@@ -92,6 +93,7 @@ def test_old_files_give_a_number_for_the_size() -> None:
     ("config", "text"),
     [
         ({"image_processor_type": "DetrImageProcessor"}, "image processor DetrImageProcessor"),
+        ({"image_processor_type": "RTDetrImageProcessor", "do_pad": True}, "do_pad: pictures are filled"),
         ({}, "image processor of no type"),
         ({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}}, "leaves the width open"),
         ({"image_processor_type": "ViTImageProcessor", "size": 8, "resample": 5}, "resample 5"),

@@ -196,7 +196,7 @@ def test_where_the_provider_leaves_pixels_to_the_cpu_the_report_says_so(folder: 
     bundle = export(folder, tmp_path / "raw", **options)
     report = json.loads((bundle.path / "report.json").read_text())
     text = next(f["text"] for f in report["findings"] if "embedded steps are expected on the CPU" in f["text"])
-    assert "in front of CoreMLExecutionProvider" in text
+    assert "beside CoreMLExecutionProvider" in text
     assert "Resize" in text
     assert [graph.target for graph in bundle.manifest.graphs] == ["ios-npu", "ios"]  # both take the same pixels
     # Floats are float16 behind the pixels only.

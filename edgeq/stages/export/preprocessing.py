@@ -31,6 +31,7 @@ _PLAIN_PROCESSORS = frozenset(
         "MobileNetV1ImageProcessor",
         "MobileNetV2ImageProcessor",
         "PvtImageProcessor",
+        "RTDetrImageProcessor",
         "SiglipImageProcessor",
         "ViTImageProcessor",
     }
@@ -119,9 +120,12 @@ def image_preprocess(config: Mapping[str, Any]) -> ImagePreprocess:
         kind = kind.replace(old, new)
     if kind not in _PLAIN_PROCESSORS | {"ConvNextImageProcessor", "MobileViTImageProcessor"}:
         raise ValueError(f"image processor {kind or 'of no type'}")
+    if config.get("do_pad"):
+        # Of detectors: filled after normalizing, to the largest picture of a batch. That is no letterbox.
+        raise ValueError("do_pad: pictures are filled to the size of others")
     resize, stretch, crop = _sizes(kind, config)
     factor = float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0
-    normalize = config.get("do_normalize", kind != "MobileViTImageProcessor")
+    normalize = config.get("do_normalize", kind not in ("MobileViTImageProcessor", "RTDetrImageProcessor"))
     mean = config.get("image_mean", (0.5, 0.5, 0.5)) if normalize else (0.0, 0.0, 0.0)
     std = config.get("image_std", (0.5, 0.5, 0.5)) if normalize else (1.0, 1.0, 1.0)
     flipped = kind == "MobileViTImageProcessor" and config.get("do_flip_channel_order", True)
