@@ -62,10 +62,20 @@ globalThis.OrtApi = {
   initOrtOnce: (level, constructor) => ort.initOrtOnce(level, (Tensor = constructor)),
   createInferenceSession: () => {
     const session = new ort.InferenceSession();
-    const run = session.run.bind(session);
-    session.run = (feeds, ...others) =>
-      run(Object.fromEntries(Object.entries(feeds).map(([name, tensor]) => [name, fromTheBeginning(tensor)])), ...others);
-    return session;
+    return {
+      loadModel: (...some) => session.loadModel(...some),
+      get inputMetadata() {
+        return session.inputMetadata;
+      },
+      get outputMetadata() {
+        return session.outputMetadata;
+      },
+      run: (feeds, ...others) => {
+        const read = Object.entries(feeds).map(([name, tensor]) => [name, fromTheBeginning(tensor)]);
+        return session.run(Object.fromEntries(read), ...others);
+      },
+      dispose: () => session.dispose(),
+    };
   },
   version: "test",
 };
