@@ -114,6 +114,37 @@ def test_an_image_classifier_with_its_preprocessing(tmp_path: Path) -> None:
     np.testing.assert_allclose(runtime.run_model(source.model, {"pixel_values": pixels})["logits"], expected, atol=1e-5)
 
 
+def test_a_detectors_boxes_are_those_of_transformers(tmp_path: Path) -> None:
+    """YOLOS has DETR's head; the graph behind it gives what ``post_process_object_detection`` gives."""
+    from edgeq.graph import output_infos
+    from edgeq.stages.wrap import boxes_back, join
+    from edgeq.wrap import BoxChoice
+
+    torch.manual_seed(0)
+    names = {number: f"thing {number}" for number in range(5)}
+    config = transformers.YolosConfig(image_size=[32, 48], num_detection_tokens=12, id2label=names, **SMALL)
+    model = transformers.YolosForObjectDetection(config).eval()
+    source = load_source(save(model, tmp_path / "eyes"))
+    assert (source.task, source.boxes, source.labels) == ("object-detection", "detr", tuple(names.values()))
+    choice = BoxChoice(least_score=0.1)
+    options = {"size": None, "seen": None, "classes": 5, "opset": 21}
+    back = boxes_back(output_infos(source.model), source.boxes, choice, **options)
+    whole = join(source.model, None, back.graph, back.replaces).model
+    pictures = torch.randn(2, 3, 32, 48)
+    found = runtime.run_model(whole, {"pixel_values": pictures.numpy()})
+    with torch.no_grad():
+        outputs = model(pixel_values=pictures)
+    sizes = [(1, 1), (1, 1)]
+    wanted = transformers.YolosImageProcessor().post_process_object_detection(outputs, 0.1, sizes)
+    for row, theirs in enumerate(wanted):
+        order = torch.argsort(-theirs["scores"], stable=True).numpy()
+        count = int(found["box_count"][row])
+        assert 0 < count == len(order)
+        np.testing.assert_allclose(found["box_scores"][row, :count], theirs["scores"].numpy()[order], atol=1e-5)
+        np.testing.assert_allclose(found["boxes"][row, :count], theirs["boxes"].numpy()[order].clip(0, 1), atol=1e-5)
+        assert found["box_classes"][row, :count].tolist() == theirs["labels"].numpy()[order].tolist()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dynamic"),

@@ -21,7 +21,14 @@ from edgeq.source import Source
 from edgeq.stages.export.hugging_face_files import infer_task, read_licences, resolve, weight_files
 from edgeq.stages.export.onnx_file import upgrade
 from edgeq.stages.export.parity import Arrays, check_parity, dynamic_axes, usable, vary
-from edgeq.stages.export.preprocessing import encode_example, read_json, read_labels, read_pooling, read_preprocess
+from edgeq.stages.export.preprocessing import (
+    encode_example,
+    read_box_layout,
+    read_json,
+    read_labels,
+    read_pooling,
+    read_preprocess,
+)
 from edgeq.stages.export.requirements import exporter_version, file_digest, need, version
 from edgeq.stages.export.tidy import keep_outputs, tidy
 from edgeq.stages.export.torch_interface import first_line, quiet, run_module
@@ -118,8 +125,9 @@ def from_hugging_face(
         preprocess=preprocess,
         licences=read_licences(folder),
         parity=parity,
-        labels=read_labels(folder) if "classification" in task else (),
+        labels=read_labels(folder) if "classification" in task or task == "object-detection" else (),
         pooling=read_pooling(folder),
+        boxes=read_box_layout(folder) if task == "object-detection" else None,
     )
 
 

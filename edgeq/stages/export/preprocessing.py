@@ -11,9 +11,17 @@ import numpy as np
 
 from edgeq.errors import ExportError
 from edgeq.recipe import ImagePreprocess, Preprocess, TextPreprocess
-from edgeq.source import Pooling
+from edgeq.source import BoxLayout, Pooling
 
-__all__ = ["encode_example", "image_preprocess", "read_json", "read_labels", "read_pooling", "read_preprocess"]
+__all__ = [
+    "encode_example",
+    "image_preprocess",
+    "read_box_layout",
+    "read_json",
+    "read_labels",
+    "read_pooling",
+    "read_preprocess",
+]
 
 # PIL's numbering, which transformers stores as "resample".
 _INTERPOLATION: dict[int, Literal["nearest", "bilinear", "bicubic", "lanczos"]] = {
@@ -92,6 +100,15 @@ def read_pooling(folder: Path) -> Pooling | None:
     }
     asked = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
     return ways.get(asked[0]) if len(asked) == 1 else None
+
+
+def read_box_layout(folder: Path) -> BoxLayout | None:
+    """How a detector's outputs hold boxes, by ``model_type`` and transformers' ``post_process_object_detection``."""
+    kind = str(read_json(folder / "config.json").get("model_type")).replace("-", "_")
+    if kind in ("detr", "yolos", "table_transformer"):
+        return "detr"
+    sigmoid = ("conditional_detr", "dab_detr", "deformable_detr", "d_fine", "rt_detr", "rt_detr_v2")
+    return "rt-detr" if kind in sigmoid else None
 
 
 def _max_length(folder: Path) -> int:
