@@ -106,11 +106,11 @@ def chosen(candidates: list[Row], choice: BoxChoice, *, overlapping: bool) -> li
 
 
 @pytest.mark.parametrize("layout", ["yolov5", "yolov8", "yolov10", "yolox", "detr", "rt-detr"])
-@pytest.mark.parametrize("batch", ["N", 2], ids=str)
-def test_boxes_are_those_that_loops_find(layout: BoxLayout, batch: int | str) -> None:
+@pytest.mark.parametrize(("batch", "opset"), [("N", 21), (2, 21), (2, 17)], ids=str)
+def test_boxes_are_those_that_loops_find(layout: BoxLayout, batch: int | str, opset: int) -> None:
     outputs = head(layout, 2, 7, seed=3)
     choice = BoxChoice(None, 0.3, 0.4, 20)
-    made = back(layout, [(batch, *array.shape[1:]) for array in outputs], choice, classes=7)
+    made = back(layout, [(batch, *array.shape[1:]) for array in outputs], choice, classes=7, opset=opset)
     found = run_model(made.graph, {f"out put {index}": array for index, array in enumerate(outputs)})
     overlapping = layout in ("yolov5", "yolov8", "yolox")
     for picture in range(2):

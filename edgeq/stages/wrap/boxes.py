@@ -97,7 +97,7 @@ def boxes_back(
             f"and this one gives {head.count} boxes",
             remedy="if it was exported with its decoding, its layout is yolov5",
         )
-    return _Boxes(head, layout, choice, size or (1, 1), seen).build(opset)
+    return _Boxes(head, layout, choice, size or (1, 1), seen, opset).build()
 
 
 class _Head:
@@ -119,17 +119,19 @@ class _Boxes:
         choice: BoxChoice,
         size: tuple[int, int],
         seen: tuple[float, float, float, float] | str | None,
+        opset: int,
     ) -> None:
         self.head = head
         self.layout = layout
         self.choice = choice
         self.size = size
         self.seen = seen
+        self.opset = opset
         self.most = min(choice.most, head.count)
         self.made = Lines(BOXES)
         self._add = self.made.add
 
-    def build(self, opset: int) -> Back:
+    def build(self) -> Back:
         corners, scores, classes = self._decode()
         kept = self._without_overlap(corners, scores, classes) if self.layout in _OVERLAPPING else scores
         self._best(corners, kept, classes)
@@ -143,7 +145,7 @@ class _Boxes:
         )
         if isinstance(self.seen, str):
             given += ", float[4] seen"
-        model = parse_snippet(f"({given}) => ({made}) {{ {self.made.text} }}", self.made.constants, opset)
+        model = parse_snippet(f"({given}) => ({made}) {{ {self.made.text} }}", self.made.constants, self.opset)
         # The model's own names are a stranger's text: they go past the parser.
         names = [info.name for info in self.head.infos] + ([self.seen] if isinstance(self.seen, str) else [])
         for value, name in zip(model.graph.inputs, names, strict=True):
@@ -173,6 +175,11 @@ class _Boxes:
     def _slice(self, name: str, of: str, start: int, end: int, axis: int) -> str:
         return self._add(name, f"Slice({of}, $start, $end, $axis)", {"start": [start], "end": [end], "axis": [axis]})
 
+    def _largest(self, of: str, axis: int) -> str:
+        if self.opset < 18:  # before that axes are no input
+            return self._add("best", f"ReduceMax<axes = [{axis}], keepdims = 0>({of})")
+        return self._add("best", f"ReduceMax<keepdims = 0>({of}, $axis)", {"axis": [axis]})
+
     # -- the steps
 
     def _decode(self) -> tuple[str, str, str]:
@@ -188,7 +195,7 @@ class _Boxes:
         if not classes_last:
             raw = self._add("rows", f"Transpose<perm = [0, 2, 1]>({raw})")
         per_class = self._slice("per_class", "head0", first, end, axis)
-        scores = self._add("best", f"ReduceMax<keepdims = 0>({per_class}, $axis)", {"axis": [axis]})
+        scores = self._largest(per_class, axis)
         if classes_last:
             whether = self._slice("objectness", "head0", 4, 5, 2)
             flat = self._add("whether", f"Squeeze({whether}, $axis)", {"axis": [2]})
@@ -204,7 +211,7 @@ class _Boxes:
         else:
             all_classes = self._add("with_nothing", "Softmax<axis = -1>(head0)")
             per_class = self._slice("per_class", all_classes, 0, self.head.classes, 2)
-        scores = self._add("best", f"ReduceMax<keepdims = 0>({per_class}, $axis)", {"axis": [2]})
+        scores = self._largest(per_class, 2)
         classes = self._add("class", f"ArgMax<axis = 2, keepdims = 0>({per_class})")
         return self._corners("head1", pixels=False), scores, classes
 
