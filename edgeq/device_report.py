@@ -158,6 +158,17 @@ class DeviceResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     remedy: str | None = None
     exit_code: int = 0
 
+    @property
+    def closeness(self) -> str:
+        """In words, how close its outputs on the samples are to the float model's: the worst output's SQNR, or the
+        share of boxes that agree.
+        """
+        judged = [metric for metric in self.metrics if metric.source == self.metrics[0].source]
+        ratios = [metric.value for metric in judged if metric.unit == "dB"]
+        if ratios:
+            return f"{min(ratios):.2f} dB"
+        return f"{judged[0].value:.1f} % of boxes" if judged and judged[0].unit == "%" else "n/a"
+
 
 class DeviceReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One bundle on one or several devices."""

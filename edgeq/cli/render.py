@@ -95,10 +95,11 @@ def _show_findings(console: Console, findings: Sequence[Finding], of: str = "") 
 
 
 def _add_checks(table: Table, checks: Sequence[ProviderCheck]) -> None:
-    """One line of what became of the package on its provider: the worst output's SQNR, and the rest in words."""
+    """One line of what became of the package on its provider: how close it came there, and the rest in words."""
     for check in checks:
         ratios = [metric.value for metric in check.metrics if f"SQNR on {check.place}" in metric.name]
-        value = f"SQNR {min(ratios):.4g} dB" if ratios else check.status
+        boxes = [metric.value for metric in check.metrics if metric.name.startswith("box agreement on")]
+        value = f"SQNR {min(ratios):.4g} dB" if ratios else f"{boxes[0]:.4g} % of boxes" if boxes else check.status
         said = [check.text, *([check.version] if check.version else []), *([check.remedy] if check.remedy else [])]
         table.add_row(escape(f"on {check.place or check.provider}"), value, "", escape("; ".join(said)))
 

@@ -39,8 +39,6 @@ def show_device_report(report: DeviceReport, folder: Path | None) -> None:
 
 
 def _cells(result: DeviceResult) -> list[str]:
-    judged = [metric for metric in result.metrics if metric.source == result.metrics[0].source]
-    ratios = [metric.value for metric in judged if metric.unit == "dB"]
     return [
         result.device.spelling,
         result.provider.removesuffix("ExecutionProvider"),
@@ -49,7 +47,7 @@ def _cells(result: DeviceResult) -> list[str]:
         _known(result.peak_mb, "{:.0f} MB"),
         _temperature(result),
         _known(result.energy_mj, "{:.3g} mJ"),
-        f"{min(ratios):.2f} dB" if ratios else "n/a",
+        result.closeness,
         "emulated" if result.device.emulated else "",
     ]
 

@@ -18,9 +18,9 @@ from edgeq.errors import CalibrationError, ConfigError
 from edgeq.graph import TensorInfo
 from edgeq.interface import BoxClassesOutput, PixelInput
 from edgeq.pipeline.judging_labels import Judged, read_labels
-from edgeq.recipe import TextPreprocess
+from edgeq.recipe import ImagePreprocess, TextPreprocess
 from edgeq.report import Metric
-from edgeq.stages.calibrate.feeds import Feed, load_feed
+from edgeq.stages.calibrate.feeds import Feed, load_feed, raw_pictures
 from edgeq.stages.run.accuracy import score
 from edgeq.stages.run.predict import predictor
 
@@ -82,9 +82,6 @@ class EvaluationData:
 
     def _labels(self, bundle: Bundle, feed: Feed) -> Judged:
         manifest = bundle.manifest
-        entries = manifest.interface.inputs
-        pixels = next((entry for entry in entries if isinstance(entry, PixelInput)), None)
-        sized = pixels is not None and pixels.height is not None and pixels.width is not None
         numbers = [entry for entry in manifest.interface.outputs if isinstance(entry, BoxClassesOutput)]
         named = bundle.file(manifest.labels).read_text(encoding="utf-8").splitlines() if manifest.labels else ()
         return read_labels(
@@ -94,7 +91,7 @@ class EvaluationData:
             numbers=numbers[0] if numbers else None,
             names=named,
             preprocess=manifest.preprocess,
-            frame=(pixels.height or 0, pixels.width or 0) if pixels is not None and sized else None,
+            frame=_frame(_pixels(bundle)),
         )
 
     def _feed(self, bundle: Bundle) -> Feed:
@@ -103,4 +100,27 @@ class EvaluationData:
         preprocess = manifest.preprocess
         if isinstance(preprocess, TextPreprocess):
             preprocess = msgspec.structs.replace(preprocess, tokenizer=str(bundle.file(preprocess.tokenizer)))
-        return load_feed(self.data, inputs, preprocess=preprocess, count=self.count)
+        pixels = _pixels(bundle)
+        if pixels is None:
+            return load_feed(self.data, inputs, preprocess=preprocess, count=self.count)
+        inside = load_feed(self.data, [_prepared(inputs[0], pixels.steps)], preprocess=pixels.steps, count=self.count)
+        return raw_pictures(inside, inputs, _frame(pixels), len(pixels.channels[0]))
+
+
+def _pixels(bundle: Bundle) -> PixelInput | None:
+    """The input of a package that prepares pictures itself."""
+    return next((entry for entry in bundle.manifest.interface.inputs if isinstance(entry, PixelInput)), None)
+
+
+def _frame(pixels: PixelInput | None) -> tuple[int, int] | None:
+    """``(height, width)`` of the pictures that a package takes, if it is one size only."""
+    if pixels is None or pixels.height is None or pixels.width is None:
+        return None
+    return pixels.height, pixels.width
+
+
+def _prepared(pixels: TensorInfo, steps: ImagePreprocess) -> TensorInfo:
+    """What the model inside reads, after ``steps``."""
+    channels, (height, width) = 1 if steps.color == "L" else 3, steps.crop
+    shape = (channels, height, width) if steps.layout == "NCHW" else (height, width, channels)
+    return TensorInfo(pixels.name, np.dtype(np.float32), (pixels.shape[0], *shape))

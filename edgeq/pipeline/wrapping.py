@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from edgeq.errors import CalibrationError, ConfigError, ValidationError
+from edgeq.errors import ConfigError, ValidationError
 from edgeq.geometry import seen
 from edgeq.graph import TensorInfo, constant_array, input_infos, output_infos
 from edgeq.interface import Interface, PixelInput
@@ -23,7 +23,7 @@ from edgeq.report import Finding
 from edgeq.roles import is_float
 from edgeq.runtime import open_session, session_options
 from edgeq.source import BoxLayout, Pooling
-from edgeq.stages.calibrate.feeds import Feed
+from edgeq.stages.calibrate.feeds import Feed, raw_pictures
 from edgeq.stages.calibrate.images import ImageStore
 from edgeq.stages.choose import Layout, forecast_nodes
 from edgeq.stages.run.closeness import Closeness
@@ -171,21 +171,7 @@ class Wrapping:
         """
         if self.steps is None:
             return feed
-        if not isinstance(feed.store, ImageStore):
-            raise CalibrationError(
-                "what takes raw pixels can be measured on pictures only",
-                where=feed.description,
-                remedy="give a folder of pictures, or leave out --embed-preprocessing",
-            )
-        whole, _ = self.around(self.model)
-        batch = feed.batch if self.wrap.size is not None or feed.is_batch_fixed else 1
-        if batch > 1 and self.wrap.size is None:
-            raise CalibrationError(
-                f"the model takes batches of {batch}, and pictures of any size form none",
-                remedy="give the size of the pictures, such as --embed-preprocessing 480x640, or --fix batch=1",
-            )
-        store = feed.store.raw(PIXELS, self.wrap.size, self.wrap.channels or 3)
-        return replace(feed, store=store, inputs=input_infos(whole), batch=batch)
+        return raw_pictures(feed, input_infos(self.around(self.model)[0]), self.wrap.size, self.wrap.channels)
 
     def example(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Inputs of the package where there is no data: noise in place of a picture."""

@@ -17,7 +17,9 @@ from edgeq.bundle import read_bundle
 from edgeq.errors import ConfigError, ValidationError
 from edgeq.interface import BoxClassesOutput, BoxesOutput, PixelInput
 from edgeq.pipeline import Job
+from edgeq.pipeline.device_data import EvaluationData
 from edgeq.request import Data
+from edgeq.stages.run.predict import predictor
 from edgeq.stages.run.validate import validate
 from edgeq.wrap import parse_wrap
 
@@ -212,3 +214,25 @@ def test_the_command_line_takes_a_layout_with_numbers(folder: Path, tmp_path: Pa
     boxes = read_bundle(tmp_path / "p").manifest.interface.boxes
     assert boxes is not None
     assert boxes.least_score == 0.4
+
+
+@pytest.mark.parametrize("size", [True, "48x80x4"])
+def test_pictures_go_to_a_device_as_the_package_takes_them(folder: Path, tmp_path: Path, size: bool | str) -> None:
+    bundle = edgeq.export(
+        detector(),
+        target="linux-x64",
+        calibration=folder,
+        embed_preprocessing=size,
+        embed_postprocessing=True,
+        effort=0,
+        measure=False,
+        output=tmp_path / "package",
+    ).bundle
+    data = EvaluationData(folder, labels=folder / "labels.json")
+    data.check(bundle)
+    with predictor(bundle.model) as predict:
+        metrics = data.measure(bundle, lambda batches: ((batch, predict(batch)) for batch in batches))
+    assert [metric.name for metric in metrics] == ["mAP@50-95", "mAP@50"]
+    assert metrics[1].value > 50
+    shape = read_bundle(bundle.path).manifest.inputs[0].shape
+    assert shape[1:] == ((48, 80, 4) if size is not True else shape[1:])

@@ -25,7 +25,7 @@ from edgeq.stages.calibrate.images import IMAGE_SUFFIXES, ImageStore, image_file
 from edgeq.stages.calibrate.iterables import collect
 from edgeq.stages.calibrate.texts import TextStore
 
-__all__ = ["Feed", "Store", "check_data", "group_of", "load_feed", "split_feed"]
+__all__ = ["Feed", "Store", "check_data", "group_of", "load_feed", "raw_pictures", "split_feed"]
 
 _log = logging.getLogger(__name__)
 
@@ -223,6 +223,34 @@ def _part(feed: Feed, rows: tuple[int, ...], name: str) -> Feed:
     if feed.is_batch_fixed:
         rows = rows[: len(rows) // feed.batch * feed.batch]
     return replace(feed, rows=rows, description=f"{name}, {len(rows)} of {feed.description}")
+
+
+def raw_pictures(feed: Feed, inputs: Sequence[TensorInfo], size: tuple[int, int] | None, channels: int | None) -> Feed:
+    """The same pictures as a package takes them that prepares them itself.
+
+    Args:
+        feed: Of pictures, for the model inside.
+        inputs: The package's own one input, of uint8 ``[batch, height, width, channels]``.
+        size: The ``(height, width)`` of all pictures that it takes; None: any.
+        channels: 3 or 4; None: either.
+
+    Raises:
+        CalibrationError: the samples are no pictures, or pictures of many sizes would have to form a batch.
+    """
+    if not isinstance(feed.store, ImageStore):
+        raise CalibrationError(
+            "what takes raw pixels can be measured on pictures only",
+            where=feed.description,
+            remedy="give a folder of pictures, or leave out --embed-preprocessing",
+        )
+    batch = feed.batch if size is not None or feed.is_batch_fixed else 1
+    if batch > 1 and size is None:
+        raise CalibrationError(
+            f"the model takes batches of {batch}, and pictures of any size form none",
+            remedy="give the size of the pictures, such as --embed-preprocessing 480x640, or --fix batch=1",
+        )
+    store = feed.store.raw(inputs[0].name, size, channels or 3)
+    return replace(feed, store=store, inputs=tuple(inputs), batch=batch)
 
 
 def check_data(data: Any) -> None:

@@ -69,7 +69,6 @@ def _row(result: DeviceResult) -> dict[str, Any]:
         figures = (latency.p50_ms, latency.p90_ms, latency.p99_ms, cpu, load, first, latency.per_second)
         times = [number(value) for value in figures]
     before, after = result.before.temperature_c, result.after.temperature_c
-    ratios = [metric.value for metric in result.metrics if metric.unit == "dB"]
     return {
         "spelling": info.spelling,
         "what": ", ".join(part for part in known if part) + (", emulated" if info.emulated else ""),
@@ -80,6 +79,6 @@ def _row(result: DeviceResult) -> dict[str, Any]:
             number(result.peak_mb, "MB"),
             "n/a" if before is None or after is None else f"{before:.0f} to {after:.0f} \N{DEGREE SIGN}C",
             number(result.energy_mj, "mJ"),
-            number(min(ratios), "dB") if ratios else "n/a",
+            result.closeness,
         ],
     }
