@@ -14,25 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from android_tools import ANDROID_JAR, KOTLIN, compile_kotlin, needs_android_tools, run
+from embed_detections import Row, found_in, outputs_of, same
 from embed_models import DETECTED, HOSTILE, MakeDetectorBundle
 from swift_tools import check, swiftc
 from web_tools import npm, page, require
 
 import edgeq
-from edgeq.bundle import Bundle
-from edgeq.geometry import seen
-from edgeq.graph import input_infos, load_model
 from edgeq.interface import BoxesOutput
 from edgeq.recipe import ImagePreprocess
-from edgeq.runtime import open_session, session_options
-from edgeq.stages.calibrate.images import ImageStore
 from edgeq.stages.run.boxes import BoxCloseness
 
 LABELS = ("cat", '*/ "${x}" \\(1)', "</script>")
 SIZE = (31, 23)
 STUBS = Path(__file__).with_name("android_stubs")
-
-Row = tuple[int, str, float, float, float, float, float]
 
 
 @pytest.fixture
@@ -42,28 +36,6 @@ def picture(tmp_path: Path) -> Path:
     file = tmp_path / "picture.png"
     Image.fromarray(np.random.default_rng(3).integers(0, 255, (*SIZE[::-1], 3), np.uint8)).save(file)
     return file
-
-
-def expected(bundle: Bundle, picture: Path, least: float = 0.25, unnamed: str = "{}") -> list[Row]:
-    """What the model finds, mapped by the recipe's own arithmetic."""
-    entry = bundle.manifest.interface.inputs[0]
-    feed = ImageStore([picture], entry.steps, input_infos(load_model(bundle.model))).read([0])
-    with open_session(bundle.model, session_options(threads=1)) as session:
-        boxes, scores, classes, count, _ = session.run(None, feed)
-    of = bundle.manifest.interface.outputs[0].of
-    left, top, right, bottom = seen(entry.steps, SIZE[::-1]) if of == "input" else (0.0, 0.0, 1.0, 1.0)
-    edges = boxes[0] * np.array([right - left, bottom - top] * 2) + np.array([left, top] * 2)
-    rows = zip(classes[0].tolist(), scores[0].tolist(), edges.clip(0, 1).tolist(), strict=True)
-    return [
-        (index, LABELS[index] if index < 3 else unnamed.format(index), score, *box)
-        for index, score, box in list(rows)[: count[0]]
-        if score >= least and box[0] < box[2] and box[1] < box[3]
-    ]
-
-
-def same(found: list[Row], right: list[Row]) -> None:
-    assert [row[:2] for row in found] == [row[:2] for row in right]
-    np.testing.assert_allclose([row[2:] for row in found], [row[2:] for row in right], atol=2e-6)
 
 
 def python(code: str, folder: Path) -> str:
@@ -96,7 +68,7 @@ print(json.dumps([[dataclasses.astuple(one) for one in found] for found in (ever
 assert every[0].pixels(10, 100) == (every[0].left * 10, every[0].top * 100, every[0].right * 10, every[0].bottom * 100)
 """
     every, some = json.loads(python(code, folder))
-    right = expected(bundle, picture)
+    right = found_in(bundle, picture)
     same([tuple(row) for row in every], right)
     same([tuple(row) for row in some], right[:3])
 
@@ -108,7 +80,7 @@ def test_boxes_of_the_picture_are_taken_as_they_are(
     folder = edgeq.embed(bundle.path, platform="python", output=tmp_path / "out").path
     code = f"import dataclasses, json, tiny_net; found = tiny_net.TinyNet().detect({str(picture)!r})\n"
     shown = python(code + "print(json.dumps([dataclasses.astuple(one) for one in found]))", folder)
-    same([tuple(row) for row in json.loads(shown)], expected(bundle, picture))
+    same([tuple(row) for row in json.loads(shown)], found_in(bundle, picture))
 
 
 def test_pythons_test_of_the_samples_looks_at_boxes(detector_bundle: MakeDetectorBundle, tmp_path: Path) -> None:
@@ -195,7 +167,7 @@ def test_the_c_example_prints_what_was_found(
     right = [
         f"  {100 * score:5.1f} %  {label} (class {index}) at {x * SIZE[0]:.0f} {y * SIZE[1]:.0f} {r * SIZE[0]:.0f} "
         f"{b * SIZE[1]:.0f}"
-        for index, label, score, x, y, r, b in expected(bundle, tmp_path / "picture.png", unnamed="")
+        for index, label, score, x, y, r, b in found_in(bundle, tmp_path / "picture.png", unnamed="")
     ]
     assert len(right) == 4
     assert shown[-4:] == right
@@ -263,13 +235,6 @@ def test_c_maps_boxes_to_the_picture(detector_bundle: MakeDetectorBundle, runtim
 # -- Kotlin, Swift and TypeScript: the code that reads the outputs runs on this machine
 
 
-def outputs_of(bundle: Bundle, picture: Path) -> list[np.ndarray]:
-    entry = bundle.manifest.interface.inputs[0]
-    feed = ImageStore([picture], entry.steps, input_infos(load_model(bundle.model))).read([0])
-    with open_session(bundle.model, session_options(threads=1)) as session:
-        return list(session.run(None, feed)[:4])
-
-
 KOTLIN_MAIN = """
 import edgeq.tiny_net.BoxAgreement
 import edgeq.tiny_net.Detection
@@ -332,7 +297,7 @@ def test_kotlin_finds_what_python_does(
     compile_kotlin([*parts, tmp_path / "Main.kt"], tmp_path / "main.jar")
     paths = [tmp_path / "rect.jar", tmp_path / "main.jar", KOTLIN / "kotlin-stdlib.jar", ANDROID_JAR]
     shown = run(["java", "-cp", os.pathsep.join(map(str, paths)), "MainKt", tmp_path, bundle.path / "labels.txt"])
-    judge(shown, expected(bundle, picture, unnamed="class {}"))
+    judge(shown, found_in(bundle, picture, unnamed="class {}"))
 
 
 def rows(lines: list[str]) -> list[Row]:
@@ -394,7 +359,7 @@ def test_swift_finds_what_python_does(
     swiftc("-O", "-I", tmp_path / "modules", "-o", tmp_path / "main", *parts, tmp_path / "main.swift")
     runner = shlex.split(os.environ.get("EDGEQ_SWIFT_RUN", ""))
     shown = subprocess.run([*runner, str(tmp_path / "main")], check=True, capture_output=True, text=True).stdout
-    judge(shown, expected(bundle, picture))
+    judge(shown, found_in(bundle, picture))
 
 
 def judge(shown: str, right: list[Row]) -> None:
@@ -423,11 +388,11 @@ def test_the_web_page_finds_what_python_does(
     assert "boxes agree with the float model's to 100.0 %" in found["status"]
     keys = ("index", "label", "score", "left", "top", "right", "bottom")
     boxes = [tuple(one[key] for key in keys) for one in json.loads(found["found"])["picture.png"]]
-    same(boxes, expected(bundle, picture))
+    same(boxes, found_in(bundle, picture))
     (wanted, other), agreement = pairs()
     texts = json.dumps([[array.ravel().tolist() for array in one.values()] for one in (wanted, other)])
     (tmp_path / "run.mjs").write_text(f"""
-import {{ BoxAgreement }} from {json.dumps((project / "demo" / "agreement.js").as_uri())};
+import {{ BoxAgreement }} from {json.dumps((project / "dist" / "agreement.js").as_uri())};
 import {{ readDetections }} from {json.dumps((project / "dist" / "detections.js").as_uri())};
 const agreement = new BoxAgreement();
 const [expected, found] = {texts}.map(([boxes, scores, classes, counts]) => ({{ boxes, scores, classes, counts }}));

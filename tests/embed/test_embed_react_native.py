@@ -18,7 +18,8 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
-from embed_models import HOSTILE, PREPARATIONS, MakeBundle, MakePictureBundle, with_fallback
+from embed_detections import found_in, same
+from embed_models import HOSTILE, PREPARATIONS, MakeBundle, MakeDetectorBundle, MakePictureBundle, with_fallback
 
 import edgeq
 from edgeq.bundle import read_bundle
@@ -284,6 +285,14 @@ class TestOtherModels:
         npm(folder, "npm", "run", "build")
         return folder
 
+    def install(self, bundle: Path, name: str, app: App, scratch: Path) -> None:
+        """Compiled, and in the app in place of the one of its name."""
+        folder = self.compiled(bundle, scratch / "out", app)
+        (folder / "node_modules").unlink()
+        installed = app.folder / "node_modules" / name
+        shutil.rmtree(installed, ignore_errors=True)
+        shutil.copytree(folder, installed)
+
     def test_hostile_names_compile(self, app: App, make_bundle: MakeBundle, tmp_path: Path) -> None:
         bundle = make_bundle(names=HOSTILE, name=HOSTILE[0], labels=["a*/b", "${x}", '"'], shape=("n", "m", 2))
         assert (self.compiled(bundle.path, tmp_path / "out", app) / "dist/index.d.ts").exists()
@@ -297,11 +306,7 @@ class TestOtherModels:
     def test_the_second_graph_runs_where_the_first_cannot(
         self, providers: list[str], app: App, make_bundle: MakeBundle, tmp_path: Path
     ) -> None:
-        folder = self.compiled(with_fallback(make_bundle(provider=COREML)).path, tmp_path / "out", app)
-        (folder / "node_modules").unlink()
-        installed = app.folder / "node_modules" / "tiny"
-        shutil.rmtree(installed, ignore_errors=True)
-        shutil.copytree(folder, installed)
+        self.install(with_fallback(make_bundle(provider=COREML)).path, "tiny", app, tmp_path)
         (app.folder / "tiny.js").write_text(
             'import { Tiny } from "tiny";\nglobalThis.app = async () => {\n  const model = await Tiny.load();\n'
             "  const { xOut } = await model.run({ x: new Float32Array([1, 2, 3]) });\n"
@@ -312,6 +317,36 @@ class TestOtherModels:
         # The node binding has no CoreML either: it says so, as a phone may whose model CoreML refuses.
         found = app.run(tmp_path / "built", tmp_path / "home", url=url, providers=providers)
         assert (found["provider"], found["found"]) == ("cpu", [1, 2, 3])
+
+    def test_boxes_are_found_as_on_the_host(
+        self, app: App, detector_bundle: MakeDetectorBundle, tmp_path: Path
+    ) -> None:
+        steps = ImagePreprocess(letterbox="centre", crop=(8, 12))
+        bundle = detector_bundle(steps)
+        folder = self.compiled(bundle.path, tmp_path / "out", app)
+        (folder / "node_modules").unlink()
+        installed = app.folder / "node_modules" / "tiny-net"
+        shutil.rmtree(installed, ignore_errors=True)
+        shutil.copytree(folder, installed)
+        from PIL import Image
+
+        pixels = np.random.default_rng(1).integers(0, 256, (23, 31, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "picture.png")
+        (app.folder / "detect.js").write_text(
+            'import { TinyNet } from "tiny-net";\nimport { checkSamples } from "tiny-net/dist/check";\n'
+            f"const data = new Uint8Array({pixels.ravel().tolist()});\n"
+            "globalThis.app = async () => {\n  const model = await TinyNet.load();\n"
+            "  const found = await model.detect({ data, width: 31, height: 23 });\n"
+            "  return { found, closeness: await checkSamples(model) };\n};\n"
+        )
+        app.metro("detect.js", "ios", tmp_path / "built")
+        said = app.run(tmp_path / "built", tmp_path / "home", url=f"file://{tmp_path}/built/index.bundle")
+        keys = ("index", "label", "score", "left", "top", "right", "bottom")
+        same([tuple(one[key] for key in keys) for one in said["found"]], found_in(bundle, tmp_path / "picture.png"))
+        closeness = {one["output"]: one["here"] for one in said["closeness"]}
+        assert closeness["boxes"] == 100
+        assert closeness["light"] > 90
+        assert set(closeness) == {"boxes", "light"}
 
     @pytest.mark.parametrize("steps", PREPARATIONS, ids=lambda steps: f"{steps.interpolation}-{steps.color}")
     def test_pictures_are_prepared_as_for_calibration(

@@ -66,11 +66,11 @@ class GraphView:
 
 @dataclass(frozen=True)
 class SampleOutput:
-    """An output with reference values, the ``at``-th of the sample files."""
+    """An output with reference values, the ``at``-th of the sample files; those of boxes have no ``sqnr_db``."""
 
     tensor: TensorCode[ScriptType]
     at: int
-    sqnr_db: float
+    sqnr_db: float | None
 
 
 def _make(request: Request) -> Project:
@@ -135,13 +135,20 @@ def _samples(manifest: Manifest, context: Mapping[str, Any]) -> dict[str, Any]:
     samples = manifest.samples
     assert samples is not None
     names = [samples.inputs[str(tensor.name)] for tensor in context["inputs"]]
-    outputs = []
+    meaning, outputs = context["meaning"], list[SampleOutput]()
+    boxes = meaning.boxes.names if context["agreement"] is not None else ()
     for tensor in context["outputs"]:
-        if str(tensor.name) in samples.sqnr_db:
-            outputs.append(SampleOutput(tensor, len(names), samples.sqnr_db[str(tensor.name)]))
-            names.append(samples.outputs[str(tensor.name)])
+        name = str(tensor.name)
+        recorded = samples.sqnr_db.get(name) if meaning.sqnr_counts(name) else None
+        if recorded is not None or name in boxes:
+            outputs.append(SampleOutput(tensor, len(names), recorded))
+            names.append(samples.outputs[name])
     files = tuple(FileView(name, manifest.files[name].sha256, manifest.files[name].bytes) for name in names)
-    return {"sample_files": files, "sample_outputs": tuple(outputs)}
+    return {
+        "sample_files": files,
+        "sample_outputs": tuple(output for output in outputs if output.sqnr_db is not None),
+        "sample_boxes": tuple(output for output in outputs if output.sqnr_db is None),
+    }
 
 
 REACT_NATIVE = Platform(

@@ -77,5 +77,6 @@ def script_files(platform: str, paths: Collection[str], context: Mapping[str, An
     if context["meaning"].picture is not None:
         own["src/pictures.ts"] = "pictures.ts.jinja"
     common = {"src/wordpiece.ts": "wordpiece.ts.jinja"} if context["wordpiece"] else {}
+    common |= {"src/agreement.ts": "agreement.ts.jinja"} if context["agreement"] is not None else {}
     common |= {"src/detections.ts": "detections.ts.jinja"} if context["meaning"].boxes is not None else {}
     return (*render_files(platform, own, context), *render_files("typescript", common, context))

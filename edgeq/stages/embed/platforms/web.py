@@ -71,8 +71,7 @@ def _make(request: Request) -> Project:
         "footprint": sizes,
         "reduced": operators is not None,
     }
-    paths = (*_PATHS, "demo/agreement.js") if context["agreement"] is not None else _PATHS
-    files = (*script_files("web", paths, context), *request.assets("assets/", "demo/"), *operator_files(operators))
+    files = (*script_files("web", _PATHS, context), *request.assets("assets/", "demo/"), *operator_files(operators))
     return Project(files, sizes, next=("in this folder: npm install && npm run demo",))
 
 
