@@ -6,11 +6,22 @@ import gzip
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from embed_models import HOSTILE, PREPARATIONS, SIZES, MakeBundle, MakePictureBundle, preparation_id
+from embed_texts import (
+    SENTENCES,
+    TEXTS,
+    TOKENIZERS,
+    expected,
+    make_text_bundle,
+    random_texts,
+    read_tokens,
+)
 from web_tools import npm, page, require
 
 import edgeq
@@ -87,45 +98,51 @@ def test_the_runtime_weighs_what_is_told(projects: dict[str, tuple[Path, Path]])
             assert len(gzip.compress(data, 6)) == pytest.approx(zipped, rel=0.01)
 
 
-def test_the_tokenizer_gives_the_tokens_of_tokenizers(projects: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
-    tokenizers = pytest.importorskip("tokenizers")
-    bundle, project = projects["minilm"]
-    texts = [json.loads(line)["text"] for line in (PHOTOS.parent / "sentences.jsonl").read_text().splitlines()]
-    texts += [
-        "Ünïcödé ΑΣ ΟΔΟΣ ß İstanbul",
-        "日本語テキスト 中文 한국어",
-        "😀👍🏽 \u200b\u00ad zero",
-        "[SEP] in [MASK] the text",
-    ]
-    texts += ["a" * 150 + " b", "", "  \t\n", "don't e-mail U.S.A. 3.14 $5 «quote» … — ‘x’", "\x00\ufffd con\x07trol"]  # noqa: RUF001
-    texts += ["ﬁ Ⅷ ½ ㎏ e\u0301\u0323", "नमस्ते दुनिया مرحبا", "word " * 300]
-    (tmp_path / "texts.json").write_text(json.dumps(texts))
-    script = f"""
-import {{ readFileSync }} from "node:fs";
-import {{ Tokenizer }} from {json.dumps((project / "dist" / "wordpiece.js").as_uri())};
-const tokenizer = Tokenizer.parse(readFileSync({json.dumps(str(bundle / "tokenizer.json"))}, "utf8"));
-const texts = JSON.parse(readFileSync({json.dumps(str(tmp_path / "texts.json"))}, "utf8"));
-const tokens = tokenizer.encode(texts, 128, true);
-console.log(JSON.stringify([tokens.ids, tokens.mask].map((array) => [...array].map(Number))));
-"""
-    (tmp_path / "run.mjs").write_text(script)
-    done = subprocess.run(["node", str(tmp_path / "run.mjs")], capture_output=True, text=True, check=True)
-    reference = tokenizers.Tokenizer.from_file(str(bundle / "tokenizer.json"))
-    reference.enable_truncation(128)
-    reference.enable_padding(length=128)
-    encodings = reference.encode_batch(texts)
-    ids, mask = (np.array(array).reshape(len(texts), 128) for array in json.loads(done.stdout))
-    for text, encoding, row in zip(texts, encodings, ids, strict=True):
-        assert encoding.ids == row.tolist(), text
-    np.testing.assert_array_equal(mask, [encoding.attention_mask for encoding in encodings])
-
-
 def compiled(bundle: Path, project: Path, projects: dict[str, tuple[Path, Path]]) -> Path:
     """A project's modules, compiled with what another one has installed."""
     folder = edgeq.embed(bundle, platform="web", output=project).path
     (folder / "node_modules").symlink_to(projects["efficientnet-lite0"][1] / "node_modules")
     npm(folder, "run", "build")
     return folder / "dist"
+
+
+def tokens_in_node(dist: Path, tokenizer: Path, texts: Sequence[str], *, most: int, full: bool) -> list[np.ndarray]:
+    """Per text, one after the other, an array [tokens, 4]: id, mask, segment, position."""
+    (dist / "texts.json").write_text(json.dumps(texts))
+    script = f"""
+import {{ readFileSync }} from "node:fs";
+import {{ Tokenizer }} from "./wordpiece.js";
+const tokenizer = Tokenizer.parse(readFileSync({json.dumps(str(tokenizer))}, "utf8"));
+for (const text of JSON.parse(readFileSync({json.dumps(str(dist / "texts.json"))}, "utf8"))) {{
+  const tokens = tokenizer.encode([text], {most}, {json.dumps(full)});
+  const parts = [tokens.ids, tokens.mask, tokens.segments, tokens.positions].map((array) => [...array]);
+  console.log(parts[0].map((_, at) => parts.map((part) => part[at]).join(".")).join(" "));
+}}
+"""
+    (dist / "run.mjs").write_text(script)
+    done = subprocess.run(["node", str(dist / "run.mjs")], capture_output=True, text=True, check=True)
+    return read_tokens(done.stdout)
+
+
+@pytest.mark.parametrize("file", TOKENIZERS.values(), ids=TOKENIZERS)
+def test_texts_become_the_tokens_of_tokenizers(
+    file: dict[str, Any], projects: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    bundle = make_text_bundle(tmp_path / "bundle", file, most=32)
+    dist = compiled(bundle.path, tmp_path / "out", projects)
+    texts = [*TEXTS, *random_texts(3000)]
+    found = tokens_in_node(dist, bundle.path / "tokenizer.json", texts, most=32, full=False)
+    for text, right, tokens in zip(texts, expected(file, texts, 32), found, strict=True):
+        assert tokens.tolist() == right.tolist(), ascii(text)
+
+
+def test_texts_become_the_tokens_of_minilm(projects: dict[str, tuple[Path, Path]]) -> None:
+    bundle, project = projects["minilm"]
+    texts = [*(json.loads(line)["text"] for line in SENTENCES.read_text().splitlines()), *TEXTS, *random_texts(2000)]
+    file = json.loads((bundle / "tokenizer.json").read_text())
+    found = tokens_in_node(project / "dist", bundle / "tokenizer.json", texts, most=128, full=True)
+    for text, right, tokens in zip(texts, expected(file, texts, 128, full=True, padding=0), found, strict=True):
+        assert tokens.tolist() == right.tolist(), ascii(text)
 
 
 def test_hostile_names_compile(projects: dict[str, tuple[Path, Path]], make_bundle: MakeBundle, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from edgeq.stages.embed.meaning import read_meaning
 from edgeq.stages.embed.names import TYPESCRIPT, camel, slug
 from edgeq.stages.embed.project import ProjectFile, Request
 from edgeq.stages.embed.render import render_files
+from edgeq.stages.embed.texts import read_texts
 
 __all__ = ["TYPES", "TYPESCRIPT_VERSION", "ScriptType", "script_context", "script_files"]
 
@@ -50,7 +51,7 @@ def script_context(request: Request, api: str, types: Mapping[str, ScriptType]) 
         ConfigError: a type that the API lacks, or a name for the class that is taken.
     """
     manifest, options = request.bundle.manifest, request.options
-    meaning = read_meaning(manifest.interface)
+    meaning, texts = read_meaning(manifest.interface), read_texts(request)
     code = Dialect(TYPESCRIPT, camel, api, types, _LOCALS, length="inputs.{}.length").write(request.signature)
     return {
         "m": manifest,
@@ -58,7 +59,8 @@ def script_context(request: Request, api: str, types: Mapping[str, ScriptType]) 
         "slug": slug(manifest.name),
         "meaning": meaning,
         "pixels": meaning.picture if isinstance(meaning.picture, PixelInput) else None,
-        "wordpiece": bool(meaning.tokens) and meaning.tokens[0].algorithm == "WordPiece",
+        "wordpiece": texts is not None,
+        "texts": texts,
         "labels": manifest.labels,
         "typescript": TYPESCRIPT_VERSION,
         "samples": manifest.samples,
@@ -76,7 +78,8 @@ def script_files(platform: str, paths: Collection[str], context: Mapping[str, An
     own = {path: f"{path.rpartition('/')[2]}.jinja" for path in paths}
     if context["meaning"].picture is not None:
         own["src/pictures.ts"] = "pictures.ts.jinja"
-    common = {"src/wordpiece.ts": "wordpiece.ts.jinja"} if context["wordpiece"] else {}
+    names = ("wordpiece.ts", "characters.ts") if context["wordpiece"] else ()
+    common = {f"src/{name}": f"{name}.jinja" for name in names}
     common |= {"src/agreement.ts": "agreement.ts.jinja"} if context["agreement"] is not None else {}
     common |= {"src/detections.ts": "detections.ts.jinja"} if context["meaning"].boxes is not None else {}
     return (*render_files(platform, own, context), *render_files("typescript", common, context))
