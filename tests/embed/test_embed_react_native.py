@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import threading
+import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -388,6 +389,16 @@ def test_hermes_compiles_the_bundle(platform: str, app: App, tmp_path: Path) -> 
     bundle = app.folder / "built" / platform / "index.bundle"
     npm(app.folder, str(compiler), "-emit-binary", "-O", "-w", "-out", str(tmp_path / "app.hbc"), str(bundle))
     assert (tmp_path / "app.hbc").stat().st_size > 1_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_android_takes_the_resources(app: App, tmp_path: Path) -> None:
+    if shutil.which("aapt2") is None:
+        pytest.skip("there is no aapt2: apt-get install aapt")
+    npm(app.folder, "aapt2", "compile", "--dir", "built/android", "-o", str(tmp_path / "compiled.zip"))
+    names = zipfile.ZipFile(tmp_path / "compiled.zip").namelist()
+    assert "raw_node_modules_efficientnetlite0_assets_model.onnx.flat" in names
 
 
 @pytest.mark.slow
