@@ -38,6 +38,8 @@ __all__ = ["Wrapping", "check_boxes", "check_wrap", "wrapping_findings"]
 
 _WHY = "an embedded step: it stays as it is, so that the package computes what the recipe says"
 
+_WEBGPU = "WebGpuExecutionProvider"
+
 _PROVED_ON = 8
 """Pictures to compare the embedded steps with the recipe on."""
 
@@ -290,26 +292,28 @@ def _left_to_cpu(node: ir.Node, target: TargetProfile) -> str | None:
     """Why an accelerator leaves an embedded step to the CPU; None if it does not.
 
     QNN refuses antialiasing, Pad with axes, and rows that are picked by number; WebGPU's kernel for Resize takes no
-    such integers (measured, onnxruntime-qnn 2.7.0 and onnxruntime-web 1.30); sizes are computed on the CPU wherever
-    graphs have dynamic shapes.
+    such integers, and picks rows of floats alone (measured, onnxruntime-qnn 2.7.0 and onnxruntime-web 1.30); sizes are
+    computed on the CPU wherever graphs have dynamic shapes.
     """
     own, output = target.provider.name, node.outputs[0]
-    if node.op_type == "Resize" and target.floats.runs != "all":
-        return f"{own} has no Resize that filters integer pixels, so it falls to the CPU"
-    if node.op_type == "Pad" and target.floats.runs != "all":
-        return f"{own} fills no integer pixels, so that falls to the CPU"
-    if target.floats.runs != "all" and _picks_rows(node):
-        return "it works on as many rows as are found, which the CPU does"
+    floats = any(is_float(value) for value in node.inputs)
+    if target.floats.runs != "all":
+        if node.op_type == "Resize":
+            return f"{own} has no Resize that filters integer pixels, so it falls to the CPU"
+        if node.op_type == "Pad":
+            return f"{own} fills no integer pixels, so that falls to the CPU"
+        if node.op_type == "NonMaxSuppression" or (_picks_rows(node) and not (floats and own == _WEBGPU)):
+            return "it works on as many rows as are found, which the CPU does"
     front = str(node.name).startswith(f"{PIXELS}/")
     computed = node.op_type == "Slice" and constant_array(node.inputs[1]) is None
-    if front and (computed or (output.shape is not None and len(output.shape) < 4)):
+    if front and not floats and (computed or (output.shape is not None and len(output.shape) < 4)):
         return "it finds sizes, which the CPU does"
-    if target.pixels is not None and not any(is_float(value) for value in node.inputs):
+    if not floats and (target.pixels is not None or (own == _WEBGPU and not front)):
         return f"{own} leaves integers to the CPU"
     return None
 
 
 def _picks_rows(node: ir.Node) -> bool:
-    """Whether a step chooses boxes, or takes rows by their number."""
-    chosen = node.op_type in ("NonMaxSuppression", "GatherND", "ScatterND")
-    return chosen or any(value is not None and value.name == f"{BOXES}/selected" for value in node.inputs)
+    """Whether a step takes rows by their number."""
+    chosen = any(value is not None and value.name == f"{BOXES}/selected" for value in node.inputs)
+    return chosen or node.op_type in ("GatherND", "ScatterND")

@@ -104,3 +104,11 @@ def test_agreement_is_what_a_detector_is_judged_by() -> None:
     assert found.metrics[0].source == "x, 3 boxes of the float model in 2 pictures"
     with pytest.raises(CalibrationError, match="nothing to compare"):
         score([({}, None, outputs([A]))], task="object-detection", source="x", boxes=ENTRY)
+
+
+def test_samples_are_pictures_in_which_something_is_found() -> None:
+    pictures = [outputs([]), outputs([A]), outputs([]), outputs([B, C])]
+    answers = [({"x": np.array([index])}, one, one) for index, one in enumerate(pictures)]
+    found = score(answers, task=None, source="x", boxes=ENTRY, keep=3)
+    assert [int(batch["x"][0]) for batch in found.sample_inputs] == [1, 3, 0]
+    assert [int(one["count"][0]) for one in found.reference_outputs] == [1, 2, 0]
