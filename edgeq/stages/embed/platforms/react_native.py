@@ -22,7 +22,7 @@ _VERSIONS = {
     "runtime": "1.24.3",  # of onnxruntime-react-native: its newest, and what is said of it in the templates
     "files": "2.40.3",  # of @dr.pogodin/react-native-fs
     "react_native": "0.81.6",  # the newest that builds with Gradle 8, which that runtime's build.gradle needs
-    "oldest": "0.76",  # whose Hermes takes \\p{...} in regular expressions without Babel's help
+    "oldest": "0.76",  # the oldest whose Hermes was looked at (its compiler)
     "react_types": "19.1.9",
     "native": RUNTIME,  # of onnxruntime-android, which the README pins
 }
