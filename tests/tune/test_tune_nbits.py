@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
 from small_models import parse, quantized, weights
 
+import edgeq
 from edgeq.affine import dequantize, pack, quantize
+from edgeq.checks.lint import lint
+from edgeq.graph import load_model
 from edgeq.metrics import sqnr_db
 from edgeq.qtypes import Decision, IntType, PerBlock, QParams, QuantPlan, Scheme, TensorSpec
 from edgeq.runtime import run_model
@@ -117,3 +122,31 @@ def test_the_accuracy_level_is_the_profiles(gpu: TargetProfile) -> None:
     model = parse("g (float[2,64] x) => (float y) { y = MatMul(x, w) }", w=weights(64, 32))
     fused = next(n for n in quantized(model, profile, "w4").model.graph if n.op_type == "MatMulNBits")
     assert fused.attributes.get_int("accuracy_level") == 4
+
+
+@pytest.mark.parametrize("precision", ["w4", "w8"])
+def test_a_product_between_relu_and_another_product_is_no_float_one_on_the_cpu(precision: str, tmp_path: Path) -> None:
+    """ONNX Runtime leaves T5's feed-forward layers alone where they are written as DequantizeLinear and MatMul."""
+    model = parse(
+        "g (float[1,6,64] x) => (float[1,6,64] y) { a = MatMul(x, v) r = Relu(a) b = MatMul(r, w) y = Add(b, x) }",
+        v=weights(64, 64),
+        w=weights(64, 64, seed=1),
+    )
+    feeds = [{"x": weights(1, 6, 64, seed=seed, scale=1.0)} for seed in range(4)]
+    exported = edgeq.export(
+        model,
+        target="linux-x64",
+        precision=precision,
+        calibration=feeds,
+        effort=0,
+        measure=False,
+        output=tmp_path / "package",
+    )
+    kernels = {place.node: place.runs_as for place in exported.report.placement}
+    written = {str(node.name): node.op_type for node in load_model(exported.bundle.model).graph}
+    products = [name for name, op in kernels.items() if op == "MatMulNBits"]
+    assert len(products) == 2, kernels
+    assert sorted(written[name] for name in products) == ["MatMul", "MatMulNBits"]
+    assert exported.report.agreement == 1
+    broken = lint(load_model(exported.bundle.model), load_target("linux-x64"))
+    assert not [violation for violation in broken if violation.severity == "error"]

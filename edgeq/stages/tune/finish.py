@@ -10,13 +10,16 @@ from edgeq.graph import fingerprint
 from edgeq.qtypes import Scheme
 from edgeq.stages.tune.drop_absorbed import drop_absorbed
 from edgeq.stages.tune.half import to_float16
-from edgeq.stages.tune.nbits import use_nbits
+from edgeq.stages.tune.nbits import feeds_relu, use_nbits
 from edgeq.stages.tune.opset import ir_version_of, least_opset, opset_of_types
 from edgeq.stages.tune.residuals import part_residuals
 from edgeq.stages.tune.store_floats import store_floats
-from edgeq.target import TargetProfile
+from edgeq.target import CPU_PROVIDER, TargetProfile
 
 __all__ = ["finish", "stamp"]
+
+_FUSED_LEVEL = 4
+"""What ONNX Runtime gives the MatMulNBits that it makes itself: activations are rounded to 8 bits."""
 
 
 def finish(
@@ -35,6 +38,8 @@ def finish(
     beside = target.weights.beside_integers == "matmulnbits" and _reads_integers(model)
     if target.weights.form == "matmulnbits" or beside:
         use_nbits(model, target.weights.accuracy_level)
+    elif target.provider.name == CPU_PROVIDER:
+        use_nbits(model, _FUSED_LEVEL, wanted=feeds_relu)
     least = max(least_opset(target, scheme), opset_of_types(model, target))
     opset = max(target.graph.opset, least, model.opset_imports.get("", 0))
     model.opset_imports[""] = opset
