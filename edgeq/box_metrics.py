@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["THRESHOLDS", "Boxes", "average_precision", "box_overlaps", "matched_boxes"]
+__all__ = ["BOX_TOLERANCE", "THRESHOLDS", "Boxes", "average_precision", "box_overlaps", "matched_boxes"]
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """The least overlaps over which COCO takes the mean."""
+
+BOX_TOLERANCE = 10.0
+"""Points by which other kernels may fall short of what was recorded: a box near ``least_score`` comes and goes."""
 
 _RECALLS = np.linspace(0, 1, 101)
 

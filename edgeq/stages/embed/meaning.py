@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgeq.box_metrics import BOX_TOLERANCE
 from edgeq.bundle import GraphEntry, Samples
 from edgeq.interface import (
     BoxClassesOutput,
@@ -25,10 +26,6 @@ from edgeq.interface import (
 __all__ = ["Boxes", "Meaning", "read_meaning"]
 
 
-_AGREEMENT_SLACK = 10.0
-"""Points that boxes may agree less on another machine: one of ten that passes a threshold there and not here."""
-
-
 @dataclass(frozen=True)
 class Boxes:
     """The outputs of a detector that are read together."""
@@ -48,7 +45,7 @@ class Boxes:
         recorded = graph.box_agreement.get(self.boxes.name)
         if recorded is None or samples is None or not set(self.names) <= set(samples.outputs):
             return None
-        return recorded - _AGREEMENT_SLACK
+        return recorded - BOX_TOLERANCE
 
     @property
     def of_input(self) -> bool:

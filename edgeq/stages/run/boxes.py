@@ -8,17 +8,14 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from edgeq.box_metrics import THRESHOLDS, Boxes, average_precision, box_overlaps, matched_boxes
+from edgeq.box_metrics import BOX_TOLERANCE, THRESHOLDS, Boxes, average_precision, box_overlaps, matched_boxes
 from edgeq.interface import BoxesOutput
 from edgeq.report import Metric
 
-__all__ = ["AGREEMENT", "BOX_TOLERANCE", "PRECISION", "BoxCloseness", "box_group", "precision_metrics", "read_boxes"]
+__all__ = ["AGREEMENT", "PRECISION", "BoxCloseness", "box_group", "precision_metrics", "read_boxes"]
 
 AGREEMENT = "box agreement"
 PRECISION = "mAP@50-95"
-
-BOX_TOLERANCE = 10.0
-"""Points by which other kernels may fall short of what was recorded: a box near ``least_score`` comes and goes."""
 
 
 def box_group(boxes: BoxesOutput | None) -> frozenset[str]:

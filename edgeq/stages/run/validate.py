@@ -11,6 +11,7 @@ import numpy as np
 
 import edgeq
 from edgeq.agreement import agreement
+from edgeq.box_metrics import BOX_TOLERANCE
 from edgeq.bundle import Bundle
 from edgeq.bundle import Samples as SampleFiles
 from edgeq.errors import ConfigError, ValidationError
@@ -19,7 +20,6 @@ from edgeq.progress import Progress
 from edgeq.report import Contract, Report
 from edgeq.sandbox.place import Place
 from edgeq.stages.run.accuracy import metric_drop
-from edgeq.stages.run.boxes import BOX_TOLERANCE
 from edgeq.stages.run.judged import Judged, judge_graph
 from edgeq.stages.run.latency import Timing, compare_latency
 from edgeq.stages.run.memory import measure_memory
