@@ -48,10 +48,10 @@ def main() -> None:
         zipfile.ZipFile(aar).extractall(work / "aar")
         aar.rename(work / "onnxruntime.aar")
         shutil.rmtree(work / "npm")
-        for deb in fetch_packages(
+        debs = fetch_packages(
             ["libandroid-23-java", "dalvik-exchange"], suite="bullseye", architecture="amd64", folder=work / "debs"
-        ):
-            extract(deb, work / "debian")
+        )
+        extract(debs, work / "debian")
         work.rename(goal)
     print(goal)
 
