@@ -6,6 +6,7 @@ import os
 import shlex
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -26,9 +27,9 @@ from android_tools import (
     stored_offsets,
 )
 from embed_models import HOSTILE, SIZES, MakeBundle
+from embed_texts import TEXTS, TOKENIZERS, expected, make_text_bundle, random_texts, read_tokens, write_texts
 
 import edgeq
-from edgeq.escape import kotlin_string
 from edgeq.geometry import seen
 from edgeq.graph import TensorInfo
 from edgeq.recipe import ImagePreprocess
@@ -199,47 +200,37 @@ def test_the_reader_of_samples_reads_what_numpy_wrote(make_bundle: MakeBundle, t
     assert run(["java", "-cp", paths, "MainKt", tmp_path]).split("\n")[:-1] == expected
 
 
-TEXTS = (
-    "Hello, world!",
-    "Crème brûlée costs 12.50€ at Łódź's café.",
-    "unaffordableness antidisestablishmentarianism",
-    "東京 is Tokyo; \u200bzero\u00a0width and tab\tand\r\nlines",
-    "ΣΊΣΥΦΟΣ İstanbul STRASSE ß ﬁne",
-    "[CLS] keep [SEP] these [MASK] tokens",
-    "emoji 👩‍👩‍👧 and ＡＢＣ （full-width）",  # noqa: RUF001
-    "x" * 101,
-    "word " * 300,
-    "",
-    "don't-stop_here #tags @names $5 <b>",
-)
+TEXTS_MAIN = """
+fun main(arguments: Array<String>) {
+    val texts = edgeq.tiny.Texts(java.io.File(arguments[0]).readLines())
+    val bytes = java.io.File(arguments[1]).readBytes()
+    var at = 0
+    while (at < bytes.size) {
+        val end = (at until bytes.size).first { bytes[it] == '\\n'.code.toByte() }
+        val count = String(bytes, at, end - at).toInt()
+        val tokens = texts.encode(String(bytes, end + 1, count, Charsets.UTF_8))
+        println(tokens.ids.indices.joinToString(" ") { "${tokens.ids[it]}.${tokens.mask[it]}.0.$it" })
+        at = end + 1 + count
+    }
+}
+"""
 
 
-def test_texts_become_the_tokens_of_the_trained_tokenizer(tmp_path: Path) -> None:
-    """The Kotlin tokenizer against the library that the model was trained with, on this machine's Java."""
-    from tokenizers import Tokenizer
-
-    edgeq.export("example:minilm", target="android", output=tmp_path / "bundle", effort=0, measure=False)
-    module = edgeq.embed(tmp_path / "bundle", platform="android", output=tmp_path / "module").path
-    main = tmp_path / "Main.kt"
-    calls = "\n".join(f"    show(texts.encode({kotlin_string(text)}))" for text in TEXTS)
-    main.write_text(
-        'internal fun show(t: edgeq.minilm.Tokens) = println(t.ids.joinToString(" ") + " " + t.mask.sum())\n'
-        "fun main(arguments: Array<String>) {\n"
-        "    val texts = edgeq.minilm.Texts(java.io.File(arguments[0]).readLines())\n"
-        f"{calls}\n}}\n",
-        encoding="utf-8",
-    )
-    (source,) = module.rglob("Texts.kt")
-    compile_kotlin([source, main], tmp_path / "main.jar")
+@pytest.mark.parametrize("file", TOKENIZERS.values(), ids=TOKENIZERS)
+def test_texts_become_the_tokens_of_tokenizers(file: dict[str, Any], tmp_path: Path) -> None:
+    """The Kotlin tokenizer on this machine's Java."""
+    bundle = make_text_bundle(tmp_path / "bundle", file, most=32)
+    module = edgeq.embed(bundle.path, platform="android", output=tmp_path / "module").path
+    sources = [next(module.rglob(name)) for name in ("Texts.kt", "Characters.kt")]
+    (tmp_path / "Main.kt").write_text(TEXTS_MAIN, encoding="utf-8")
+    compile_kotlin([*sources, tmp_path / "Main.kt"], tmp_path / "main.jar")
     paths = os.pathsep.join(map(str, (tmp_path / "main.jar", KOTLIN / "kotlin-stdlib.jar", ANDROID_JAR)))
     (vocabulary,) = module.rglob("vocabulary.txt")
-    shown = run(["java", "-cp", paths, "MainKt", vocabulary]).splitlines()
-    tokenizer = Tokenizer.from_file(str(tmp_path / "bundle" / "tokenizer.json"))
-    tokenizer.enable_truncation(128)
-    tokenizer.enable_padding(length=128)
-    for text, line in zip(TEXTS, shown, strict=True):
-        encoding = tokenizer.encode(text)
-        assert line == " ".join(map(str, [*encoding.ids, sum(encoding.attention_mask)])), text
+    texts = [*TEXTS, *random_texts(3000)]
+    write_texts(tmp_path / "texts", [text.encode() for text in texts])
+    found = read_tokens(run(["java", "-cp", paths, "MainKt", vocabulary, tmp_path / "texts"]))
+    for text, right, tokens in zip(texts, expected(file, texts, 32), found, strict=True):
+        assert tokens.tolist() == right.tolist(), ascii(text)
 
 
 SETTINGS = {

@@ -37,9 +37,8 @@ from edgeq.stages.embed.sizes import RuntimeSize, operator_files, size_rows
 
 __all__ = ["ANDROID"]
 
-_OWN_CLASSES = frozenset(
-    {"BenchActivity", "ModelFiles", "Npy", "OrtRuntime", "Pictures", "Plugin", "Tensors", "Texts", "Tokens"}
-)
+_OWN_CLASSES = frozenset({"BenchActivity", "ModelFiles", "Npy", "OrtRuntime", "Pictures", "Plugin", "Tensors"})
+_OWN_CLASSES |= {"Characters", "Texts", "Tokens"}
 _OWN_CLASSES |= {"Label", "Outputs", "Context", "Fp16Conversions", "IOException", "Log", "OnnxJavaType", "OnnxTensor"}
 _OWN_CLASSES |= {"OrtException", "OrtSession", "Bitmap", "RectF", "Detection", "Detections", "BoxAgreement"}
 """Classes that the generated code has or imports: the model's may not be called so."""
@@ -119,7 +118,7 @@ def _templates(context: Mapping[str, Any]) -> dict[str, str]:
     if context["boxes"]:
         found[f"{main}/Detections.kt"] = "Detections.kt.jinja"
     if context["text"]:
-        found[f"{main}/Texts.kt"] = "Texts.kt.jinja"
+        found |= {f"{main}/{name}.kt": f"{name}.kt.jinja" for name in ("Texts", "Characters")}
     if context["plugin"]:
         found[f"{main}/Plugin.kt"] = "Plugin.kt.jinja"
     if context["samples"]:

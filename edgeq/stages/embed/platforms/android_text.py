@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeq.escape import Foreign
 from edgeq.interface import TokenEmbeddingsOutput
 from edgeq.stages.embed.meaning import read_meaning
 from edgeq.stages.embed.platforms.android_code import Code, TensorView
@@ -27,12 +26,11 @@ _PARTS = {
 class TextView:
     """All inputs, if they are tokens of a WordPiece tokenizer, and the output that is an embedding.
 
-    ``special`` are tokens that a text may hold as they are. ``arguments`` are those of ``run``, in Kotlin; ``mask``
-    says whether the output is a vector per token, of which the mean is taken.
+    ``arguments`` are those of ``run``, in Kotlin; ``mask`` says whether the output is a vector per token, of which the
+    mean is taken.
     """
 
     texts: Texts
-    special: tuple[tuple[Foreign, int], ...]
     arguments: tuple[tuple[str, str], ...]
     tensor: TensorView
     size: int
@@ -55,7 +53,6 @@ def text_view(request: Request, code: Code) -> TextView | None:
     lengths = zip(code.sizes, texts.lengths, strict=True)
     return TextView(
         texts=texts,
-        special=(*texts.tokenizer.special, *texts.tokenizer.normalized),
         arguments=(
             *((view.id, _PARTS[part]) for view, part in zip(code.inputs, texts.parts, strict=True)),
             *((size.id, "length" if is_length else "1") for size, is_length in lengths),
