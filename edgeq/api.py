@@ -43,6 +43,7 @@ def export(
     bias_correction: bool = True,
     smoothing: bool = True,
     task: str | None = None,
+    class_names: Sequence[str] | str | os.PathLike[str] | None = None,
     example_inputs: Any = None,
     fix: Mapping[str, int] | None = None,
     embed_preprocessing: bool | str | tuple[int, ...] = False,
@@ -90,6 +91,7 @@ def export(
         bias_correction: Shift biases by the mean error of quantized weights.
         smoothing: Move outlier channels of activations into weights (SmoothQuant) where that is predicted to help.
         task: What the model does, such as ``image-classification``.
+        class_names: Names of the classes in their order, or a file with one a line; default: those of the source.
         example_inputs: One batch of inputs, for sources that carry none.
         fix: Sizes of dynamic dimensions by name.
         embed_preprocessing: The package takes raw uint8 pixels and prepares them itself: True for pictures of any
@@ -136,6 +138,7 @@ def export(
         bias_correction=bias_correction,
         smoothing=smoothing,
         task=task,
+        class_names=class_names,
         example_inputs=example_inputs,
         fixed_dims=dict(fix or {}),
         wrap=parse_wrap(embed_preprocessing, embed_postprocessing),

@@ -75,6 +75,7 @@ def _job(json_output: bool, options: dict[str, Any], **more: Any) -> Job:
         effort=options.get("effort", 0),
         range_method=options["range_method"],
         task=options["task"],
+        class_names=options["class_names"],
         fixed_dims=parse_shapes(options["fix"]),
         wrap=parse_wrap(options.get("embed_preprocessing") or False, options.get("embed_postprocessing") or False),
         cache=cache,

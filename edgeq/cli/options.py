@@ -121,6 +121,11 @@ def source_options(function: Command) -> Command:
         click.option("--target", "-t", required=True, help="Target name (see `edgeq targets`) or profile file."),
         click.option("--precision", "-p", help="Such as w8a8, w8a16, w4 [default: the target's, cheapest first]."),
         click.option("--task", help="What the model does, such as image-classification or feature-extraction."),
+        click.option(
+            "--class-names",
+            type=click.Path(path_type=Path),
+            help="Names of the classes, one a line, where the source brings none.",
+        ),
         click.option("--fix", multiple=True, metavar="NAME=SIZE", help="Fix a dynamic dimension; repeatable."),
         click.option("--trust-remote-code", is_flag=True, help="Run Python code that a Hugging Face model brings."),
         click.option("--allow-pickle", is_flag=True, help="Load weights that exist only as pickles."),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgeq.graph import constant_array
+from edgeq.graph import constant_array, output_infos
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.judge import Attempt, Impossible, Verdict
 from edgeq.report import Finding, LatencyComparison
@@ -52,6 +52,13 @@ def data_findings(job: Job, attempt: Attempt) -> list[Finding]:
         )
         remedy = "give --evaluation pictures of what the model finds, or a smaller score"
         findings.append(Finding(severity="warning", text=text, remedy=remedy))
+    if job.names is not None and job.boxes is None:
+        infos = output_infos(job.prepared.model)
+        if not any(info.shape and info.shape[-1] == len(job.names) for info in infos):
+            outputs = ", ".join(info.describe() for info in infos)
+            text = f"there are {len(job.names)} names of classes, and no output has as many: {outputs}"
+            remedy = "give --class-names one name for each class, in the order of the model's"
+            findings.append(Finding(severity="warning", text=text, remedy=remedy))
     if held_out is None and job.data.pairs is None:
         text = "accuracy was measured on example inputs, which are not real data"
         findings.append(Finding(severity="warning", text=text, remedy="give --calibration or --evaluation data"))

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from edgeq.errors import CalibrationError, ConfigError, NothingToQuantizeError
 from edgeq.graph import TensorInfo, input_infos, saved_bytes
 from edgeq.interface import BoxClassesOutput, BoxesOutput, Interface
+from edgeq.names import read_names
 from edgeq.pipeline.judging_labels import Judged, read_labels
 from edgeq.pipeline.planning import plan_model
 from edgeq.pipeline.wrapping import Wrapping, check_boxes, check_wrap
@@ -55,6 +56,7 @@ Formats = Mapping[str, NodeFormat]
 class Job:
     """One source for one target: each stage runs once, when it is first needed.
 
+    ``class_names`` (a list, or a file with one a line) take the place of those that the source brings.
     ``precision`` None tries the target's own precisions in order. ``fixed_dims`` fixes dynamic
     dimensions by name. ``cache`` is a folder where statistics are kept. ``measure`` False leaves
     out latency and memory, ``with_fallback`` False the second graph that some targets have. ``places``
@@ -73,6 +75,7 @@ class Job:
     bias_correction: bool = True
     smoothing: bool = True
     task: str | None = None
+    class_names: Sequence[str] | str | os.PathLike[str] | None = None
     example_inputs: Any = None
     fixed_dims: dict[str, int] = field(default_factory=dict)
     cache: Path | None = None
@@ -99,6 +102,7 @@ class Job:
             raise ConfigError(f"there is no effort {self.effort!r}", remedy="choose 0, 1 or 2")
         _ = self.schemes  # the fallback's profile, too
         check_wrap(self.wrap, self.target, static=self._static)
+        _ = self.names
         for place in self.places:
             place.require()
         for chip in self.chips:
@@ -148,8 +152,13 @@ class Job:
         return tuple(parse_scheme(name, self.target) for name in names)
 
     @cached_property
+    def names(self) -> tuple[str, ...] | None:
+        """The user's names of the classes; None: there are none."""
+        return None if self.class_names is None else read_names(self.class_names)
+
+    @cached_property
     def source(self) -> Source:
-        return load_source(
+        source = load_source(
             self.origin,
             task=self.task,
             example_inputs=self.example_inputs,
@@ -159,6 +168,7 @@ class Job:
             allow_pickle=self.allow_pickle,
             progress=self.progress,
         )
+        return source if self.names is None else replace(source, labels=self.names)
 
     @cached_property
     def prepared(self) -> Prepared:
