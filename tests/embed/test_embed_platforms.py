@@ -108,6 +108,16 @@ def test_the_model_is_the_bundles(platform: str, make_bundle: MakeBundle, tmp_pa
 
 
 @every_platform
+def test_the_readme_gives_shapes_as_they_are_written(platform: str, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle(shape=(2, 3))
+    folder = edgeq.embed(bundle.path, platform=platform, output=tmp_path / "out").path
+    text = (folder / "README.md").read_text("utf-8")
+    assert "float32_" not in text
+    if platform in ("python", "android"):
+        assert "float32[2, 3]" in text
+
+
+@every_platform
 def test_an_edited_file_survives_a_new_model(platform: str, make_bundle: MakeBundle, tmp_path: Path) -> None:
     first, second = make_bundle("first"), make_bundle("second", labels=["a", "b", "c"], shape=("n", 3))
     folder = tmp_path / "out"
