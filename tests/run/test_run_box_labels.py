@@ -137,6 +137,14 @@ def test_boxes_go_where_the_picture_goes_and_what_is_cut_off_is_not_asked_for(tm
         ({"images": [{"id": 0}]}, "KeyError"),
         ({"annotations": [{"image_id": 0, "category_id": 1, "bbox": [1, 2, 3]}]}, "no box of left"),
         ({"annotations": [{"image_id": 0, "category_id": 1, "bbox": [1, 2, 3, 1e999]}]}, "no box of left"),
+        ({"annotations": [{"image_id": 0, "category_id": 1, "bbox": [1, 2, 3, 10**400]}]}, "OverflowError"),
+        ({"annotations": [{"image_id": 0, "category_id": 1e999, "bbox": [1, 2, 3, 4]}]}, "OverflowError"),
+        ({"annotations": [[0, 1]]}, "AttributeError"),
+        ({"annotations": [], "categories": [{"id": 0, "name": "a"}]}, "name nothing in 1 pictures"),
+        (
+            {"images": [{"id": 0, "file_name": "0.jpg", "height": 1e999, "width": 9}], "annotations": []},
+            "without a size",
+        ),
         ({"annotations": [{"image_id": 0, "category_id": 77, "bbox": [1, 2, 3, 4]}]}, "category that is not listed"),
         ({"images": [{"id": 0, "file_name": "0.jpg", "height": 0, "width": 9}], "annotations": []}, "without a size"),
         ({"categories": [{"id": n + 1, "name": f"x{n}"} for n in range(5)]}, "5 categories and the model 3 classes"),
@@ -147,6 +155,40 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, An
     file = write(tmp_path / "labels.json", {**table(truths), **change})
     with pytest.raises(CalibrationError, match=words):
         load_box_labels(file, ["0.jpg"], ["a", "b", "c"], 3, lambda size: [])
+
+
+def test_labels_nested_without_end_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "labels.json"
+    file.write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(CalibrationError, match="RecursionError"):
+        load_box_labels(file, ["0.jpg"], [], 5, lambda size: [])
+
+
+@pytest.mark.parametrize(
+    ("categories", "classes"),
+    [
+        (["Car", "TRUCK", "bicycle"], [1, 2, 0]),  # the same names, in another order
+        (["cyclist", "car", "lorry"], [0, 1, 2]),  # other names, in the order that "car" confirms
+        (["car", "lorry", "cyclist"], None),  # "car" stands elsewhere: the order says nothing
+    ],
+)
+def test_categories_are_classes_by_name_and_in_order_only_if_no_name_contradicts(
+    tmp_path: Path, categories: list[str], classes: list[int] | None
+) -> None:
+    listed = [{"id": number, "name": name} for number, name in enumerate(categories)]
+    rows = [{"image_id": 0, "category_id": number, "bbox": [10, 10, 20, 20]} for number in range(3)]
+    image = {"id": 0, "file_name": "0.jpg", "height": 100, "width": 100}
+    file = write(tmp_path / "labels.json", {"images": [image], "annotations": rows, "categories": listed})
+
+    def read() -> list[int]:
+        (found,) = load_box_labels(file, ["0.jpg"], ["bicycle", "car", "truck"], 3, lambda size: [])
+        return list(found.classes)
+
+    if classes is not None:
+        assert read() == classes
+        return
+    with pytest.raises(CalibrationError, match="their names differ: lorry, cyclist"):
+        read()
 
 
 def test_a_picture_without_labels_is_an_error(tmp_path: Path) -> None:

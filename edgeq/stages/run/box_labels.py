@@ -22,6 +22,9 @@ Part = tuple[float, float, float, float]
 _LEAST_SEEN = 0.25
 """What is cut off but for less than this part of its area is not asked for."""
 
+_MOST_PIXELS = 1e9
+"""No picture is as wide or high, and no box reaches as far."""
+
 
 @dataclass(frozen=True)
 class _Table:
@@ -44,13 +47,14 @@ def load_box_labels(
             (``image_id``, ``category_id``, ``bbox`` as left, top, width, height in pixels) and ``categories``. Crowds
             (``iscrowd``) are left out.
         files: The pictures; one that the file does not name is an error.
-        labels: The model's names of classes, which are those of the categories; where they are not, categories count
-            in the order of their ids.
+        labels: The model's names of classes, which are those of the categories, large letters or small; where some are
+            not, categories count in the order of their ids, unless a name of theirs says otherwise.
         classes: How many classes the model has.
         parts: From a picture's ``(height, width)`` to what is seen of it, step by step.
 
     Raises:
-        CalibrationError: unreadable, malformed, a picture that is not in it, or categories that are no classes.
+        CalibrationError: unreadable, malformed, a picture that is not in it, categories that are no classes, or
+            no boxes at all.
     """
     table = _read(Path(path))
     numbers = _numbers(table.categories, labels, classes, str(path))
@@ -72,6 +76,12 @@ def load_box_labels(
         cut = np.clip(boxes, 0, 1)
         kept = _area(cut) >= _LEAST_SEEN * np.maximum(_area(boxes), 1e-12)
         found.append(Boxes(cut[kept], known[kept], np.ones(int(kept.sum()))))
+    if not any(len(one.classes) for one in found):
+        raise CalibrationError(
+            f"the labels name nothing in {len(found)} pictures that could be found",
+            where=str(path),
+            remedy="give labels with boxes in these pictures, or none",
+        )
     return tuple(found)
 
 
@@ -91,31 +101,38 @@ def _read(path: Path) -> _Table:
         categories = {int(one["id"]): str(one["name"]) for one in table["categories"]}
         if any(category not in categories for rows in boxes.values() for _, category in rows):
             raise ValueError("an annotation has a category that is not listed")
-        if len(sizes) != len(names) or any(min(size) <= 0 for size in sizes.values()):
+        if len(sizes) != len(names) or not all(_is_size(*one) for one in sizes.values()):
             raise ValueError("two pictures of one name, or one without a size")
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CalibrationError(
-            f"the labels cannot be read: {type(error).__name__}: {error}",
+            f"the labels cannot be read: {type(error).__name__}: {str(error)[:200]}",
             where=str(path),
             remedy="a detector's labels are a JSON file of COCO's form, with images, annotations and categories",
         ) from None
     return _Table(sizes, boxes, categories)
 
 
+def _is_size(height: float, width: float) -> bool:
+    return 1 <= height <= _MOST_PIXELS and 1 <= width <= _MOST_PIXELS
+
+
 def _box(value: Any) -> list[float]:
     box = [float(number) for number in value]
-    if len(box) != 4 or not np.isfinite(box).all():
+    if len(box) != 4 or not all(abs(number) <= _MOST_PIXELS for number in box):
         raise ValueError(f"{value!r} is no box of left, top, width, height")
     return box
 
 
 def _numbers(categories: Mapping[int, str], labels: Sequence[str], classes: int, where: str) -> dict[int, int]:
     """The model's class of each category."""
-    if labels and set(categories.values()) <= set(labels):
-        return {category: list(labels).index(name) for category, name in categories.items()}
-    if len(categories) == classes:
-        return {category: number for number, category in enumerate(sorted(categories))}
-    strangers = [name for name in categories.values() if name not in labels] or ["none"]
+    numbers = {name.casefold(): number for number, name in reversed([*enumerate(labels)])}
+    named = {category: numbers[name.casefold()] for category, name in categories.items() if name.casefold() in numbers}
+    if labels and len(named) == len(categories):
+        return named
+    counted = {category: number for number, category in enumerate(sorted(categories))}
+    if len(categories) == classes and named.items() <= counted.items():
+        return counted
+    strangers = [name for category, name in categories.items() if category not in named] or ["none"]
     raise CalibrationError(
         f"the labels have {len(categories)} categories and the model {classes} classes, and their names differ: "
         f"{', '.join(strangers[:3])}",
