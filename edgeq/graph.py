@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ __all__ = [
     "save_model",
     "saved_bytes",
     "set_initializer",
+    "unique_name",
 ]
 
 EXTERNAL_DATA_THRESHOLD = 1_500_000_000
@@ -298,7 +299,7 @@ def name_nodes(model: ir.Model) -> None:
     taken: set[str] = set()
     for index, node in enumerate(model.graph):
         if not node.name or node.name in taken:
-            node.name = _unique(node.name or f"{node.op_type}_{index}", taken)
+            node.name = unique_name(node.name or f"{node.op_type}_{index}", taken)
         taken.add(node.name)
         for number, output in enumerate(node.outputs):
             if output.name is None:
@@ -312,14 +313,20 @@ class Names:
         self._taken = set(model.graph.initializers) | {str(value.name) for value in model.graph.inputs}
         self._taken.update(str(output.name) for node in model.graph for output in node.outputs)
 
+    @property
+    def taken(self) -> frozenset[str]:
+        """All of them."""
+        return frozenset(self._taken)
+
     def fresh(self, stem: str) -> str:
-        """``stem``, or ``stem_1``, ... if that is taken."""
-        name = _unique(stem, self._taken)
+        """``stem``, or ``stem_1``, ... if that is taken; from now on it is."""
+        name = unique_name(stem, self._taken)
         self._taken.add(name)
         return name
 
 
-def _unique(stem: str, taken: set[str]) -> str:
+def unique_name(stem: str, taken: Collection[str]) -> str:
+    """``stem``, or ``stem_1``, ``stem_2``, ... if that is among ``taken``."""
     name, number = stem, 0
     while name in taken:
         number += 1

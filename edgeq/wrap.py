@@ -91,7 +91,7 @@ def _parse_boxes(text: str) -> BoxChoice:
                 "boxes=100; if that was the source, put it in front of the option",
             )
     score, overlap, most = numbers["score"], numbers["overlap"], numbers["boxes"]
-    if not (0 <= score < 1 and 0 <= overlap <= 1 and most == int(most) and 1 <= most <= 10_000):
+    if not (0 <= score < 1 and 0 <= overlap <= 1 and 1 <= most <= 10_000 and most == int(most)):
         raise ConfigError(
             f"--embed-postprocessing {text!r} is out of range",
             remedy="score is from 0 to below 1, overlap from 0 to 1, boxes a whole number from 1 to 10000",

@@ -13,7 +13,7 @@ from edgeq.pipeline.judge import Attempt, Impossible, Verdict
 from edgeq.report import Finding, LatencyComparison
 from edgeq.request import box_agreement, output_sqnr_db
 from edgeq.stages.run.accuracy import Evaluation
-from edgeq.stages.run.boxes import AGREEMENT
+from edgeq.stages.run.boxes import AGREEMENT, PRECISION
 
 _FEW_BOXES = 20
 """Where the float model finds fewer, one more or less is 5 points."""
@@ -112,8 +112,8 @@ def _resolution(attempt: Attempt) -> list[Finding]:
         next((c.asked for c in contract.clauses if c.option == "--max-drop"), None) if contract is not None else None
     )
     metric = next((m for m in evaluation.metrics if m.name == evaluation.primary), None)
-    if asked is None or metric is None or metric.unit != "%" or not metric.samples:
-        return []
+    if asked is None or metric is None or metric.unit != "%" or not metric.samples or metric.name == PRECISION:
+        return []  # a mean over curves of precision has no such steps
     step = 100 / metric.samples
     allowed = int(asked / step + 1e-6)
     if allowed >= _SURE:
@@ -132,5 +132,5 @@ def _resolution(attempt: Attempt) -> list[Finding]:
         text += (
             f"; with one more lost, point {point.number} would do: {(point.size_bytes or 0) / 1e6:.2f} MB, {point.time}"
         )
-    remedy = f"give --evaluation {math.ceil(100 * _SURE / asked)} samples or more" if asked else None
+    remedy = f"give --evaluation {math.ceil(100 * _SURE / asked)} {noun} or more" if asked else None
     return [Finding(severity="info", text=text, remedy=remedy)]

@@ -201,6 +201,7 @@ class Job:
             self.wrap, self.prepared.model, steps, source.task, len(source.labels), source.pooling, source.boxes
         )
         check_boxes(wrapping, self.target)
+        wrapping.make_room()  # all that comes later sees the new names
         return wrapping
 
     @property

@@ -27,7 +27,7 @@ from edgeq.stages.calibrate.feeds import Feed, raw_pictures
 from edgeq.stages.calibrate.images import ImageStore
 from edgeq.stages.choose import Layout, forecast_nodes
 from edgeq.stages.run.closeness import Closeness
-from edgeq.stages.wrap import BOXES, PIXELS, SEEN, Back, answer_back, boxes_back, join, pixel_front
+from edgeq.stages.wrap import BOXES, PIXELS, SEEN, Back, answer_back, boxes_back, join, make_room, pixel_front
 from edgeq.target import CPU_PROVIDER, TargetProfile
 from edgeq.wrap import BoxChoice, Wrap
 
@@ -88,6 +88,16 @@ class Wrapping:
         else:
             joined = join(model, self.front(opset), None)
         return joined.model, joined.added
+
+    def make_room(self) -> None:
+        """Rename what stands inside of the model and is called like the steps around it.
+
+        Raises:
+            ConfigError: they do not fit the model, or a name of its inputs and outputs is one of theirs.
+        """
+        opset = self.model.opset_imports.get("", 0)
+        back = self.back(opset) if self.wrap.answers else None
+        make_room(self.model, self.front(opset), back.graph if back else None, back.replaces if back else ())
 
     def front(self, opset: int) -> ir.Model | None:
         """What stands in front of the model; None for nothing."""
@@ -256,9 +266,10 @@ def _proof(wrapping: Wrapping, feed: Feed) -> Finding:
     level = min(1 / number for number in wrapping.steps.std)
     front = wrapping.front(wrapping.model.opset_imports.get("", 0))
     assert front is not None
+    front.graph.outputs[0].name = "prepared"  # by itself it must not give what it takes, should the model call it so
     with open_session(front, session_options()) as session:
         for pixels, tensors in islice(zip(raw, inner, strict=True), _PROVED_ON):
-            (made,) = session.run([name], dict(pixels))
+            (made,) = session.run(["prepared"], dict(pixels))
             closeness.add(tensors[name], made)
             most = max(most, float(np.abs(made.astype(np.float64) - tensors[name]).max()) / level)
     text = f"embedded steps against the recipe: {closeness.sqnr_db:.1f} dB over {closeness.rows} pictures"

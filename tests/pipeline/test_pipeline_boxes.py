@@ -79,6 +79,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_detector_may_call_its_tensors_as_the_steps_around_it(folder: Path, tmp_path: Path) -> None:
+    model = detector()
+    model.graph.inputs[0].name, model.graph.outputs[0].name = "pixels", "boxes"
+    next(node for node in model.graph if node.op_type == "Sigmoid").outputs[0].name = "box_scores"
+    exported = edgeq.export(
+        model,
+        target="linux-x64",
+        calibration=folder,
+        evaluation=folder,
+        labels=folder / "labels.json",
+        embed_preprocessing=True,
+        embed_postprocessing=True,
+        max_drop=1,
+        effort=0,
+        measure=False,
+        output=tmp_path / "package",
+    )
+    assert [entry.name for entry in exported.bundle.manifest.interface.inputs] == ["pixels"]
+    assert [entry.name for entry in exported.bundle.manifest.interface.outputs][:2] == ["boxes", "box_scores"]
+    assert exported.report.drop < 1
+    assert not any("to be lost" in finding.text for finding in exported.report.findings)  # of a mean precision
+
+
 def test_a_detector_from_pixels_to_boxes_is_judged_by_its_boxes(folder: Path, tmp_path: Path) -> None:
     exported = edgeq.export(
         detector(),
@@ -197,7 +220,7 @@ def test_what_cannot_be_decoded_is_said_before_the_work(folder: Path) -> None:
         _ = job(detector(names=False), True, task="object-detection").wrapping
     with pytest.raises(ConfigError, match="v68 cannot have its boxes decoded in the graph"):
         _ = job(detector(), True, "android-npu@v68").wrapping
-    with pytest.raises(ConfigError, match="head of this shape has 44 classes, and the source names 3"):
+    with pytest.raises(ConfigError, match="no yolov5 head of 7 boxes and 44 classes"):
         job(detector(), "yolov5").wrapping.interface  # type: ignore[union-attr]  # noqa: B018
 
 

@@ -135,5 +135,5 @@ def test_a_name_that_is_taken_is_refused() -> None:
     model = parse("g (float[N,3] x) => (float[N,3] y, float[N,3] classes) { y = Neg(x) classes = Abs(x) }")
     meanings = [LogitsOutput(name="y", classes=3), TensorOutput(name="classes")]
     made = answer_back(meanings, output_infos(model), mask=None, pooling="mean", opset=21)
-    with pytest.raises(ConfigError, match="the model itself has an input or output classes"):
+    with pytest.raises(ConfigError, match="the model itself has a tensor classes, as an embedded step's is called"):
         join(model, None, made.graph, made.replaces)

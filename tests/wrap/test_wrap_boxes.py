@@ -135,6 +135,19 @@ def test_boxes_are_those_that_loops_find(layout: BoxLayout, batch: int | str, op
     assert output_infos(made.graph)[0].shape == (batch, 20, 4)
 
 
+@pytest.mark.parametrize("layout", ["yolov8", "rt-detr"])
+def test_a_head_in_float16_gives_what_its_numbers_say(layout: BoxLayout) -> None:
+    outputs = [array.astype(np.float16) for array in head(layout, 1, 7, seed=3)]
+    wide = back(layout, [array.shape for array in outputs])
+    infos = [TensorInfo(f"out put {i}", np.dtype(np.float16), array.shape) for i, array in enumerate(outputs)]
+    made = boxes_back(infos, layout, BoxChoice(), size=SIZE, seen=(0.0, 0.0, 1.0, 1.0), opset=21)
+    wanted = run_model(wide.graph, {f"out put {i}": array.astype(np.float32) for i, array in enumerate(outputs)})
+    found = run_model(made.graph, {f"out put {i}": array for i, array in enumerate(outputs)})
+    assert wanted["box_count"] > 3
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
 def test_nothing_found_is_empty_rows_and_fewer_candidates_than_asked_are_all_that_there_are() -> None:
     made = back("yolov8", [(1, 6, 5)], seen=None)
     entry = made.outputs[0]
@@ -200,6 +213,8 @@ def rows_of(output: np.ndarray, size: tuple[int, int], found: dict[str, np.ndarr
     [
         ("yolov8", [(1, 4, 100)], {}, "no yolov8 head of 100 boxes and 0 classes"),
         ("yolov8", [(1, 8400, 84)], {}, "no yolov8 head"),
+        ("yolov5", [(1, 84, 8400)], {}, "no yolov5 head of 84 boxes and 8395 classes"),
+        ("yolov5", [(1, 100, 12)], {"classes": 3}, "has 7 classes, and the source names 3"),
         ("yolov8", [(1, 1000)], {}, "which has three dimensions"),
         ("yolov8", [(1, 84, "boxes")], {}, "depends on the size of its input"),
         ("yolov8", [(1, 84, 8400)], {"size": None}, "no fixed height and width"),
@@ -219,6 +234,7 @@ def test_what_the_option_takes() -> None:
     assert parse_wrap(False, True).boxes == parse_wrap(False, "auto").boxes == BoxChoice()
     assert parse_wrap(False, "yolov8,score=0.3,overlap=0.5,boxes=50").boxes == BoxChoice("yolov8", 0.3, 0.5, 50)
     assert parse_wrap(False, "score=0.1").boxes == BoxChoice(None, 0.1)
-    for text in ("yolo", "score=x", "score=1", "boxes=0", "boxes=1.5", "overlap=nan", "yolov8,model.onnx"):
+    numbers = ("score=x", "score=1", "boxes=0", "boxes=1.5", "boxes=inf", "boxes=nan", "overlap=nan")
+    for text in ("yolo", "yolov8,model.onnx", *numbers):
         with pytest.raises(ConfigError, match="embed-postprocessing"):
             parse_wrap(False, text)

@@ -5,7 +5,18 @@ from __future__ import annotations
 from edgeq.stages.wrap.answers import answer_back
 from edgeq.stages.wrap.back import Back
 from edgeq.stages.wrap.boxes import BOXES, boxes_back
-from edgeq.stages.wrap.join import Joined, join
+from edgeq.stages.wrap.join import Joined, join, make_room
 from edgeq.stages.wrap.pixels import PIXELS, SEEN, pixel_front
 
-__all__ = ["BOXES", "PIXELS", "SEEN", "Back", "Joined", "answer_back", "boxes_back", "join", "pixel_front"]
+__all__ = [
+    "BOXES",
+    "PIXELS",
+    "SEEN",
+    "Back",
+    "Joined",
+    "answer_back",
+    "boxes_back",
+    "join",
+    "make_room",
+    "pixel_front",
+]

@@ -132,13 +132,14 @@ class _Boxes:
         self._add = self.made.add
 
     def build(self) -> Back:
-        corners, scores, classes = self._decode()
+        corners, scores, classes = self._decode([self._wide(index) for index in range(len(self.head.infos))])
         kept = self._without_overlap(corners, scores, classes) if self.layout in _OVERLAPPING else scores
         self._best(corners, kept, classes)
         batch, most = self.head.infos[0].shape[0], self.most
         dims = batch if isinstance(batch, int) else "batch"
         shapes = [", ".join(str(d) if isinstance(d, int) else "batch" for d in info.shape) for info in self.head.infos]
-        given = ", ".join(f"float[{shape}] head{index}" for index, shape in enumerate(shapes))
+        types = ["float" if info.dtype == np.float32 else info.dtype.name for info in self.head.infos]
+        given = ", ".join(f"{of}[{shape}] head{i}" for i, (of, shape) in enumerate(zip(types, shapes, strict=True)))
         made = (
             f"float[{dims}, {most}, 4] boxes, float[{dims}, {most}] box_scores, "
             f"int64[{dims}, {most}] box_classes, int64[{dims}] box_count"
@@ -155,6 +156,12 @@ class _Boxes:
                 if value.shape is not None:
                     value.shape = ir.Shape([batch if str(dim) == "batch" else dim for dim in value.shape])
         return Back(model, self._outputs(), frozenset(info.name for info in self.head.infos))
+
+    def _wide(self, index: int) -> str:
+        """The name of an output of the model in float32: pixels beyond 2048 have no fractions in float16."""
+        if self.head.infos[index].dtype == np.float32:
+            return f"head{index}"
+        return self._add(f"wide{index}", f"Cast<to = 1>(head{index})")
 
     def _outputs(self) -> tuple[Output, ...]:
         return (
@@ -182,22 +189,22 @@ class _Boxes:
 
     # -- the steps
 
-    def _decode(self) -> tuple[str, str, str]:
+    def _decode(self, heads: Sequence[str]) -> tuple[str, str, str]:
         """Names of: corners ``[batch, N, 4]`` in parts of the input, best scores and their classes ``[batch, N]``."""
         if self.layout in _PAIRED:
-            return self._queries()
+            return self._queries(*heads)
         if self.layout == "yolov10":
-            return self._finished()
-        classes_last = self.layout != "yolov8"
+            return self._finished(heads[0])
+        head, classes_last = heads[0], self.layout != "yolov8"
         axis, first = (2, 5) if classes_last else (1, 4)
         end = first + self.head.classes
-        raw = self._slice("raw", "head0", 0, 4, axis)
+        raw = self._slice("raw", head, 0, 4, axis)
         if not classes_last:
             raw = self._add("rows", f"Transpose<perm = [0, 2, 1]>({raw})")
-        per_class = self._slice("per_class", "head0", first, end, axis)
+        per_class = self._slice("per_class", head, first, end, axis)
         scores = self._largest(per_class, axis)
         if classes_last:
-            whether = self._slice("objectness", "head0", 4, 5, 2)
+            whether = self._slice("objectness", head, 4, 5, 2)
             flat = self._add("whether", f"Squeeze({whether}, $axis)", {"axis": [2]})
             scores = self._add("scores", f"Mul({scores}, {flat})")
         classes = self._add("class", f"ArgMax<axis = {axis}, keepdims = 0>({per_class})")
@@ -205,22 +212,22 @@ class _Boxes:
             raw = self._from_cells(raw)
         return self._corners(raw, pixels=True), scores, classes
 
-    def _queries(self) -> tuple[str, str, str]:
+    def _queries(self, logits: str, boxes: str) -> tuple[str, str, str]:
         if self.layout == "rt-detr":
-            per_class = self._add("per_class", "Sigmoid(head0)")
+            per_class = self._add("per_class", f"Sigmoid({logits})")
         else:
-            all_classes = self._add("with_nothing", "Softmax<axis = -1>(head0)")
+            all_classes = self._add("with_nothing", f"Softmax<axis = -1>({logits})")
             per_class = self._slice("per_class", all_classes, 0, self.head.classes, 2)
         scores = self._largest(per_class, 2)
         classes = self._add("class", f"ArgMax<axis = 2, keepdims = 0>({per_class})")
-        return self._corners("head1", pixels=False), scores, classes
+        return self._corners(boxes, pixels=False), scores, classes
 
-    def _finished(self) -> tuple[str, str, str]:
-        corners = self._slice("pixels", "head0", 0, 4, 2)
+    def _finished(self, head: str) -> tuple[str, str, str]:
+        corners = self._slice("pixels", head, 0, 4, 2)
         height, width = self.size
         scale = np.array([width, height, width, height], np.float32)
         corners = self._add("corners", f"Div({corners}, $scale)", {"scale": scale})
-        columns = [self._slice(name, "head0", at, at + 1, 2) for name, at in (("score", 4), ("number", 5))]
+        columns = [self._slice(name, head, at, at + 1, 2) for name, at in (("score", 4), ("number", 5))]
         scores, numbers = (
             self._add(f"{name}s", f"Squeeze({column}, $axis)", {"axis": [2]})
             for name, column in zip(("score", "number"), columns, strict=True)
@@ -325,7 +332,7 @@ def _cells(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
 
 def _find_head(infos: Sequence[TensorInfo], layout: BoxLayout, classes: int) -> _Head:
     found = ", ".join(info.describe() for info in infos)
-    cubes = [info for info in infos if len(info.shape) == 3 and info.dtype == np.float32]
+    cubes = [info for info in infos if len(info.shape) == 3 and info.dtype in (np.float32, np.float16)]
     if layout in _PAIRED:
         boxes = next((info for info in cubes if info.shape[2] == 4 and "box" in info.name), None)
         boxes = boxes or next((info for info in cubes if info.shape[2] == 4), None)
@@ -336,7 +343,8 @@ def _find_head(infos: Sequence[TensorInfo], layout: BoxLayout, classes: int) -> 
         rest = 1 if layout == "detr" else 0
         return _checked([scores, boxes], count, _less(width, rest), layout, found)
     if not cubes:
-        raise ConfigError(f"the outputs are no {layout} head, which has three dimensions: {found}", remedy=_REMEDY)
+        text = f"the outputs are no {layout} head, which has three dimensions and is float32 or float16: {found}"
+        raise ConfigError(text, remedy=_REMEDY)
     head = cubes[0]
     rows, columns = head.shape[1:]
     if layout == "yolov8":
@@ -358,7 +366,7 @@ def _checked(infos: list[TensorInfo], count: int | str | None, classes: int | No
             f"how many boxes the model gives depends on the size of its input: {found}",
             remedy="fix it, such as --fix height=640 --fix width=640 (see `edgeq inspect` for the names)",
         )
-    swapped = layout == "yolov8" and classes > count
+    swapped = layout in _OVERLAPPING and classes > count  # there are more places to look at than classes
     if (classes < 1 and layout != "yolov10") or swapped:
         raise ConfigError(
             f"the outputs are no {layout} head of {count} boxes and {classes} classes: {found}", remedy=_REMEDY

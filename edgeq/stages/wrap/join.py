@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgeq.errors import ConfigError
-from edgeq.graph import Names
+from edgeq.graph import Names, unique_name
 
-__all__ = ["Joined", "join"]
+__all__ = ["Joined", "join", "make_room"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,10 @@ def join(model: ir.Model, front: ir.Model | None, back: ir.Model | None, replace
     Raises:
         ConfigError: a name of theirs is taken in ``model``.
     """
-    names = {str(value.name) for value in (*model.graph.inputs, *model.graph.outputs)} - set(replaced)
-    if back is not None and (same := names & {str(value.name) for value in back.graph.outputs}):
+    if same := (Names(model).taken - _fed_names(front)) & _given_names(front, back):
         raise ConfigError(
-            f"the model itself has an input or output {', '.join(sorted(same))}, as an embedded step's is called",
-            remedy="rename it, or leave out --embed-postprocessing",
+            f"the model itself has a tensor {', '.join(sorted(same))}, as an embedded step's is called",
+            remedy="rename it, or leave out --embed-preprocessing and --embed-postprocessing",
         )
     whole = model.clone()
     taken = {str(node.name) for node in whole.graph}
@@ -54,6 +53,44 @@ def join(model: ir.Model, front: ir.Model | None, back: ir.Model | None, replace
             remedy="rename them, or leave out --embed-preprocessing and --embed-postprocessing",
         )
     return Joined(whole, tuple(added))
+
+
+def make_room(model: ir.Model, front: ir.Model | None, back: ir.Model | None, replaced: Collection[str] = ()) -> None:
+    """Rename, in ``model``, what is called like inputs, outputs and nodes of ``front`` and ``back``.
+
+    No app sees these names of the model: they are inside of it, or those of ``replaced`` outputs.
+
+    Raises:
+        ConfigError: an input or output of the model that stays is called so.
+    """
+    ours, names = _given_names(front, back), Names(model)
+    seen = {str(value.name) for value in (*model.graph.inputs, *model.graph.outputs)}
+    if same := (seen - _fed_names(front) - set(replaced)) & ours:
+        raise ConfigError(
+            f"the model itself has an input or output {', '.join(sorted(same))}, as an embedded step's is called",
+            remedy="rename it, or leave out --embed-preprocessing and --embed-postprocessing",
+        )
+    inner = [output for node in ir.traversal.RecursiveGraphIterator(model.graph) for output in node.outputs]
+    for value in [*model.graph.initializers.values(), *inner]:
+        if value.name in ours:
+            value.name = names.fresh(str(value.name))
+    added = {str(node.name) for piece in (front, back) if piece is not None for node in piece.graph}
+    taken = added | {str(node.name) for node in model.graph}
+    for node in model.graph:
+        if node.name in added:
+            node.name = unique_name(str(node.name), taken)
+            taken.add(node.name)
+
+
+def _fed_names(front: ir.Model | None) -> set[str]:
+    """The inputs of the model that are none of the whole's."""
+    return {str(value.name) for value in (front.graph.outputs if front is not None else ())}
+
+
+def _given_names(front: ir.Model | None, back: ir.Model | None) -> set[str]:
+    """What inputs and outputs of the whole are called by the pieces around it."""
+    values = [*(front.graph.inputs if front is not None else ()), *(back.graph.outputs if back is not None else ())]
+    return {str(value.name) for value in values}
 
 
 def _prepend(whole: ir.Model, front: ir.Model, made: Mapping[str, ir.Value]) -> list[str]:
