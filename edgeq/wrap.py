@@ -10,6 +10,9 @@ from edgeq.source import BoxLayout
 
 __all__ = ["BoxChoice", "Wrap", "parse_wrap"]
 
+_MOST_PIXELS = 100_000_000
+"""Larger pictures are refused where they are read, too."""
+
 _LAYOUTS: tuple[BoxLayout, ...] = get_args(BoxLayout)
 
 
@@ -65,8 +68,9 @@ def parse_wrap(preprocessing: bool | str | tuple[int, ...], postprocessing: bool
     if preprocessing is False or preprocessing is True or preprocessing == "any":
         return replace(answers, pixels=bool(preprocessing))
     parts = preprocessing.lower().split("x") if isinstance(preprocessing, str) else [str(n) for n in preprocessing]
-    sizes = [int(part) for part in parts if part.isascii() and part.isdecimal()]
-    if len(sizes) != len(parts) or len(sizes) not in (2, 3) or min(sizes) < 1 or sizes[2:] not in ([], [3], [4]):
+    sizes = [int(part) for part in parts if part.isascii() and part.isdecimal() and len(part) < 10]
+    fit = len(sizes) == len(parts) in (2, 3) and sizes[2:] in ([], [3], [4])
+    if not fit or min(sizes) < 1 or sizes[0] * sizes[1] > _MOST_PIXELS:
         raise ConfigError(
             f"{preprocessing!r} is no size of pictures",
             remedy="write HEIGHTxWIDTH, such as --embed-preprocessing 480x640 (480x640x4 for RGBA), "

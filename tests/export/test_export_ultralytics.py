@@ -72,6 +72,16 @@ def test_names_that_are_none_are_no_names(names: str) -> None:
     assert described(names=names) == Described()
 
 
+@pytest.mark.parametrize(("size", "crop"), [("[320, 640]", (320, 640)), ("[60000, 60000]", None), ("x", None)])
+def test_a_model_of_any_size_takes_pictures_of_the_one_it_was_exported_for(
+    size: str, crop: tuple[int, int] | None
+) -> None:
+    made = model(author="Ultralytics", task="detect", names=NAMES, imgsz=size)
+    made.graph.inputs[0].shape = ir.Shape([1, 3, "height", "width"])
+    found = read_metadata(made, input_infos(made)).preprocess
+    assert (found.crop if found is not None else None) == crop
+
+
 def test_other_metadata_say_nothing() -> None:
     assert described() == Described()
     assert described(author="somebody", task="detect", names=NAMES, imgsz="[32, 32]").preprocess is None

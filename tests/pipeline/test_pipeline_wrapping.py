@@ -213,7 +213,7 @@ def test_arrays_are_no_pictures(folder: Path, tmp_path: Path) -> None:
         export(folder, tmp_path / "b", evaluation=rows, embed_preprocessing=True)
 
 
-@pytest.mark.parametrize("size", ["48", "axb", "0x5", "4x4x2", "model.onnx"])
+@pytest.mark.parametrize("size", ["48", "axb", "0x5", "4x4x2", "model.onnx", "1x" + "9" * 5000, "20000x20000"])
 def test_what_is_no_size_is_refused(size: str, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no size of pictures") as caught:
         export(folder, tmp_path / "a", embed_preprocessing=size)

@@ -21,6 +21,9 @@ __all__ = ["Described", "read_metadata"]
 _MOST_TEXT = 1 << 20
 """Longer texts than this are no names of classes."""
 
+_MOST_SIDE = 8192
+"""Pixels, of a side: a few bytes of a stranger's must not ask for gigabytes."""
+
 _TASKS = {"detect": "object-detection", "classify": "image-classification"}
 
 
@@ -85,7 +88,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _size(text: str) -> tuple[int, int] | None:
     found = _literal(text)
-    pair = isinstance(found, list) and len(found) == 2 and all(type(n) is int and 0 < n < 1 << 16 for n in found)
+    pair = isinstance(found, list) and len(found) == 2 and all(type(n) is int and 0 < n <= _MOST_SIDE for n in found)
     return (found[0], found[1]) if pair and isinstance(found, list) else None
 
 
