@@ -136,7 +136,8 @@ def detector_bundle(tmp_path: Path) -> MakeDetectorBundle:
         path.mkdir()
         model = detector(steps, batch, names)
         rng = np.random.default_rng(6)
-        feeds = [{"image": rng.normal(0.5 + i, 0.1, (1, 3, *steps.crop)).astype(np.float32)} for i in range(2)]
+        at_once = batch if isinstance(batch, int) else 1
+        feeds = [{"image": rng.normal(0.5 + i, 0.1, (at_once, 3, *steps.crop)).astype(np.float32)} for i in range(2)]
         (path.parent / f"{folder}.onnx").write_bytes(ir.to_proto(model).SerializeToString())
         with open_session(path.parent / f"{folder}.onnx", session_options(threads=1)) as session:
             answers = [dict(zip((*names, "light"), session.run(None, feed), strict=True)) for feed in feeds]

@@ -78,6 +78,23 @@ def _stays_inside(folder: Path) -> None:
 
 
 @every_platform
+def test_nothing_takes_one_picture_where_the_model_takes_two(
+    platform: str, detector_bundle: MakeDetectorBundle, tmp_path: Path
+) -> None:
+    steps = ImagePreprocess(crop=(8, 8))
+    made = {
+        batch: edgeq.embed(
+            detector_bundle(steps, str(batch), batch=batch).path, platform=platform, output=tmp_path / f"o{batch}"
+        )
+        for batch in (1, "batch", 2)
+    }
+    detects = {batch: "detect(" in "".join(generated(one.path).values()) for batch, one in made.items()}
+    assert detects == {1: platform != "c", "batch": platform != "c", 2: False}
+    notes = {batch: [note for note in one.notes if "pictures at a time" in note] for batch, one in made.items()}
+    assert (len(notes[1]), len(notes["batch"]), len(notes[2])) == (0, 0, 1)
+
+
+@every_platform
 def test_generated_text_is_tidy(
     platform: str, make_bundle: MakeBundle, detector_bundle: MakeDetectorBundle, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from edgeq.bundle import Bundle
 from edgeq.embedding import Embedded, EmbedOptions
 from edgeq.errors import ConfigError
+from edgeq.stages.embed.meaning import pictures_at_once
 from edgeq.stages.embed.platforms import PLATFORMS
 from edgeq.stages.embed.project import Platform, Request
 from edgeq.stages.embed.write import Record, made_files, read_record, write_project
@@ -52,6 +53,17 @@ def embed_bundle(bundle: Bundle, platform: str, folder: Path, options: EmbedOpti
         conflicts=tuple(changes.conflicts),
         removed=tuple(changes.removed),
         sizes=project.sizes,
-        notes=(*project.notes, *chosen.notes(bundle.manifest.target)),
+        notes=(*project.notes, *_batch_notes(bundle), *chosen.notes(bundle.manifest.target)),
         next=project.next,
+    )
+
+
+def _batch_notes(bundle: Bundle) -> tuple[str, ...]:
+    """What to say of a model that takes more than one picture at a time."""
+    count = pictures_at_once(bundle.manifest)
+    if count == 1:
+        return ()
+    return (
+        f"the model takes {count} pictures at a time, so nothing is written that takes one: run takes tensors; "
+        "export a model for one picture (batch 1 or of any size) to have it",
     )

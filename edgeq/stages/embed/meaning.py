@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgeq.box_metrics import BOX_TOLERANCE
-from edgeq.bundle import GraphEntry, Samples
+from edgeq.bundle import GraphEntry, Manifest, Samples
 from edgeq.interface import (
     BoxClassesOutput,
     BoxCountOutput,
@@ -14,7 +14,6 @@ from edgeq.interface import (
     ClassesOutput,
     EmbeddingOutput,
     ImageInput,
-    Interface,
     LogitsOutput,
     Output,
     PixelInput,
@@ -23,7 +22,7 @@ from edgeq.interface import (
     TokenInput,
 )
 
-__all__ = ["Boxes", "Meaning", "read_meaning"]
+__all__ = ["Boxes", "Meaning", "pictures_at_once", "read_meaning"]
 
 
 @dataclass(frozen=True)
@@ -95,22 +94,32 @@ class Meaning:
         return self.boxes is None or output not in self.boxes.names
 
 
-def read_meaning(interface: Interface) -> Meaning:
-    """What the entries of a manifest say together."""
-    inputs, outputs = interface.inputs, interface.outputs
+def read_meaning(manifest: Manifest) -> Meaning:
+    """What the entries of a manifest say together.
+
+    A picture that the model takes only together with others is none: generated code prepares one at a time.
+    """
+    inputs, outputs = manifest.interface.inputs, manifest.interface.outputs
     pictures = [entry for entry in inputs if isinstance(entry, (PixelInput, ImageInput))]
     tokens = tuple(entry for entry in inputs if isinstance(entry, TokenInput))
     scores = next((entry for entry in outputs if isinstance(entry, (LogitsOutput, ProbabilitiesOutput))), None)
     by_name = {entry.name: entry for entry in outputs if isinstance(entry, ClassesOutput)}
     of = scores.of if isinstance(scores, ProbabilitiesOutput) else None
     return Meaning(
-        picture=pictures[0] if len(pictures) == len(inputs) == 1 else None,
+        picture=pictures[0] if len(pictures) == len(inputs) == 1 == pictures_at_once(manifest) else None,
         tokens=tokens if tokens and len(tokens) == len(inputs) else (),
         scores=scores,
         classes=by_name.get(of or ""),
         boxes=_boxes(outputs),
         embedding=next((e for e in outputs if isinstance(e, (EmbeddingOutput, TokenEmbeddingsOutput))), None),
     )
+
+
+def pictures_at_once(manifest: Manifest) -> int:
+    """How many pictures the model takes at a time, if that is fixed; else 1."""
+    pictures = [entry.name for entry in manifest.interface.inputs if isinstance(entry, (PixelInput, ImageInput))]
+    shapes = [entry.shape for entry in manifest.inputs if entry.name in pictures]
+    return next((shape[0] for shape in shapes if shape and isinstance(shape[0], int)), 1)
 
 
 def _boxes(outputs: tuple[Output, ...]) -> Boxes | None:

@@ -46,7 +46,7 @@ class Texts:
 
 def read_texts(request: Request) -> Texts | None:
     """None where the inputs are not tokens of one text, or of a tokenizer that generated code does not know."""
-    tokens = read_meaning(request.bundle.manifest.interface).tokens
+    tokens = read_meaning(request.bundle.manifest).tokens
     inputs = request.signature.inputs
     if not tokens or not all(_takes(tensor, tokens[0]) for tensor in inputs):
         return None
@@ -69,7 +69,7 @@ def read_texts(request: Request) -> Texts | None:
 
 def embeds(request: Request, texts: Texts | None) -> bool:
     """Whether a text's tokens give an embedding, in 32-bit floats."""
-    output = read_meaning(request.bundle.manifest.interface).embedding
+    output = read_meaning(request.bundle.manifest).embedding
     if texts is None or output is None:
         return False
     return any(tensor.name == output.name and tensor.dtype == "float32" for tensor in request.signature.outputs)

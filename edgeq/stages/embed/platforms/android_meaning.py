@@ -125,7 +125,7 @@ class BoxesView:
 
 def boxes_view(request: Request, code: Code) -> BoxesView | None:
     """None where the model finds no boxes, or they have other types than a detector of edgeq's gives."""
-    meaning = read_meaning(request.bundle.manifest.interface)
+    meaning = read_meaning(request.bundle.manifest)
     found = meaning.boxes
     by_name = {str(view.name): view for view in code.outputs}
     if found is None or not set(found.names) <= by_name.keys():
@@ -138,7 +138,7 @@ def boxes_view(request: Request, code: Code) -> BoxesView | None:
 
 def picture_view(request: Request, code: Code) -> PictureView | None:
     """None where the input is no picture, or one whose tensor has a type that pictures are not written in."""
-    entry = read_meaning(request.bundle.manifest.interface).picture
+    entry = read_meaning(request.bundle.manifest).picture
     view = code.inputs[0] if len(code.inputs) == 1 else None
     if entry is None or view is None or view.type.array not in ("FloatArray", "ByteArray"):
         return None
@@ -170,7 +170,7 @@ def _chosen(tensor: Tensor, code: Code, axes: tuple[str, ...]) -> tuple[tuple[st
 
 def ranked_view(request: Request, code: Code) -> RankedView | None:
     """The scores that the manifest tells of, else the output whose last axis fits the labels."""
-    meaning = read_meaning(request.bundle.manifest.interface)
+    meaning = read_meaning(request.bundle.manifest)
     by_name = {str(view.name): view for view in code.outputs if view.type.array == "FloatArray"}
     if meaning.scores is not None and meaning.scores.name in by_name:
         of = next(

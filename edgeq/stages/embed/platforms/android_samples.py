@@ -62,7 +62,7 @@ def sample_view(bundle: Bundle, code: Code, boxes: BoxesView | None) -> SamplesV
     samples = bundle.manifest.samples
     if samples is None or not {str(t.name) for t in code.inputs} <= set(samples.inputs) or not code.inputs:
         return None
-    meaning = read_meaning(bundle.manifest.interface)
+    meaning = read_meaning(bundle.manifest)
     outputs = {str(view.tensor.name): view for view in _sampled(code.outputs, samples.outputs)}
     least = boxes and boxes.found.least_agreement(bundle.manifest.main, samples)
     return SamplesView(

@@ -43,7 +43,7 @@ class TextView:
 
 def text_view(request: Request, code: Code) -> TextView | None:
     """None where the inputs are not tokens, the output no embedding, or the tokenizer does more than `Texts.kt`."""
-    meaning = read_meaning(request.bundle.manifest.interface)
+    meaning = read_meaning(request.bundle.manifest)
     outputs = {str(view.name): view for view in code.outputs if view.type.array == "FloatArray"}
     if meaning.embedding is None or meaning.embedding.name not in outputs:
         return None

@@ -83,7 +83,7 @@ def _make(request: Request) -> Project:
         GraphView(graph.entry, graph.placed("model/")[0].path, graph.session, _appended(graph.entry))
         for graph in request.graphs
     )
-    meaning, code, texts = read_meaning(manifest.interface), _C.write(request.signature), read_texts(request)
+    meaning, code, texts = read_meaning(manifest), _C.write(request.signature), read_texts(request)
     context: dict[str, Any] = {
         "m": manifest,
         "p": prefix,

@@ -82,7 +82,7 @@ class GraphView:
 def _make(request: Request) -> Project:
     manifest, options = request.bundle.manifest, request.options
     name = SWIFT.class_name(manifest.name, options.name, _OWN)
-    meaning, code, texts = read_meaning(manifest.interface), _SWIFT.write(request.signature), read_texts(request)
+    meaning, code, texts = read_meaning(manifest), _SWIFT.write(request.signature), read_texts(request)
     for entry in manifest.graphs:
         _check_provider(entry)
     check_release(request, _PACKAGE, _RUNTIME, "ios")

@@ -57,7 +57,7 @@ def _make(request: Request) -> Project:
     manifest, options = request.bundle.manifest, request.options
     module = PYTHON.identifiers([manifest.name], snake, "model")[0]
     graphs = tuple(GraphView(graph.entry, graph.placed()[0].path, graph.session) for graph in request.graphs)
-    meaning = read_meaning(manifest.interface)
+    meaning = read_meaning(manifest)
     outputs = _views(request.signature.outputs, "output")
     context: dict[str, Any] = {
         "m": manifest,

@@ -51,7 +51,7 @@ def script_context(request: Request, api: str, types: Mapping[str, ScriptType]) 
         ConfigError: a type that the API lacks, or a name for the class that is taken.
     """
     manifest, options = request.bundle.manifest, request.options
-    meaning, texts = read_meaning(manifest.interface), read_texts(request)
+    meaning, texts = read_meaning(manifest), read_texts(request)
     code = Dialect(TYPESCRIPT, camel, api, types, _LOCALS, length="inputs.{}.length").write(request.signature)
     return {
         "m": manifest,
