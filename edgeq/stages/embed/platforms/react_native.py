@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeq.bundle import GraphEntry, Manifest
-from edgeq.errors import ConfigError
 from edgeq.stages.embed.code import TensorCode
 from edgeq.stages.embed.platforms.android_runtime import PACKAGE, RUNTIME, RUNTIME_BYTES
-from edgeq.stages.embed.platforms.typescript import TYPES, ScriptType, script_context, script_files
+from edgeq.stages.embed.platforms.typescript import TYPES, ScriptType, provider_name, script_context, script_files
 from edgeq.stages.embed.project import GraphFiles, Platform, Project, Request
 from edgeq.stages.embed.releases import check_release, reduced_build
 from edgeq.stages.embed.sizes import RuntimeSize, operator_files, size_rows
@@ -106,13 +105,7 @@ def _make(request: Request) -> Project:
 
 
 def _provider(entry: GraphEntry) -> str:
-    if entry.provider.name not in _PROVIDERS:
-        raise ConfigError(
-            f"onnxruntime-react-native does not have {entry.provider.name}, for which the package was made",
-            where=entry.target,
-            remedy="make a package for android, android-xnnpack, ios or ios-npu",
-        )
-    return _PROVIDERS[entry.provider.name]
+    return provider_name(entry, _PROVIDERS, "onnxruntime-react-native", "android, android-xnnpack, ios or ios-npu")
 
 
 def _graph(graph: GraphFiles) -> GraphView:

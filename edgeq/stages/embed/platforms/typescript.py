@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+from edgeq.bundle import GraphEntry
+from edgeq.errors import ConfigError
 from edgeq.interface import PixelInput
 from edgeq.stages.embed.code import Dialect
 from edgeq.stages.embed.meaning import read_meaning
@@ -13,7 +15,7 @@ from edgeq.stages.embed.project import ProjectFile, Request
 from edgeq.stages.embed.render import render_files
 from edgeq.stages.embed.texts import read_texts
 
-__all__ = ["TYPES", "TYPESCRIPT_VERSION", "ScriptType", "script_context", "script_files"]
+__all__ = ["TYPES", "TYPESCRIPT_VERSION", "ScriptType", "provider_name", "script_context", "script_files"]
 
 TYPESCRIPT_VERSION = "5.9.3"
 
@@ -42,6 +44,21 @@ _OWN = (
     *("ort", "Tokenizer", "Tensor", "Session", "BoxAgreement"),
 )
 _LOCALS = ("feeds", "found", "shape", "result", "session", "labels", "top", "picture", "texts", "options")
+
+
+def provider_name(entry: GraphEntry, names: Mapping[str, str], package: str, targets: str) -> str:
+    """What ``package`` calls a graph's execution provider, one of ``names``.
+
+    Raises:
+        ConfigError: it does not have it; ``targets`` are those whose providers it has.
+    """
+    if entry.provider.name not in names:
+        raise ConfigError(
+            f"{package} does not have {entry.provider.name}, for which the package was made",
+            where=entry.target,
+            remedy=f"make a package for {targets}",
+        )
+    return names[entry.provider.name]
 
 
 def script_context(request: Request, api: str, types: Mapping[str, ScriptType]) -> dict[str, Any]:

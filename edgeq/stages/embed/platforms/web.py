@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeq.bundle import GraphEntry
-from edgeq.errors import ConfigError
-from edgeq.stages.embed.platforms.typescript import TYPES, script_context, script_files
+from edgeq.stages.embed.platforms.typescript import TYPES, provider_name, script_context, script_files
 from edgeq.stages.embed.project import GraphFiles, Platform, Project, Request
 from edgeq.stages.embed.releases import check_release, reduced_build
 from edgeq.stages.embed.sizes import RuntimeSize, megabytes, operator_files, size_rows
@@ -82,13 +81,7 @@ def _runtime_size(provider: str) -> RuntimeSize:
 
 
 def _provider(entry: GraphEntry) -> str:
-    if entry.provider.name not in _PROVIDERS:
-        raise ConfigError(
-            f"onnxruntime-web does not have {entry.provider.name}, for which the package was made",
-            where=entry.target,
-            remedy="make a package for web or web-gpu",
-        )
-    return _PROVIDERS[entry.provider.name]
+    return provider_name(entry, _PROVIDERS, "onnxruntime-web", "web or web-gpu")
 
 
 def _graph(graph: GraphFiles) -> GraphView:
