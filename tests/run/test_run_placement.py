@@ -5,6 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
+from small_models import parse
 
 from edgeq.errors import ProviderError
 from edgeq.qtypes import NodeForecast
@@ -52,6 +53,15 @@ def test_wrong_bias_scale_blocks_the_fusion_and_says_why(conv_relu):
     assert conv.kind == "float"
     assert "its bias is not quantized with input scale times weight scale" in conv.why
     assert _errors(placement)[0].nodes == ("conv1",)
+
+
+def test_floats_of_a_shape_that_is_computed_are_floats():
+    model = parse(
+        "g (float[N,4] x, int64[M,2] at, float[M] found) => (float[N,4] y) {"
+        " s = Shape(x) z = ConstantOfShape(s) k = ScatterND(z, at, found) y = Mul(k, x) }"
+    )
+    kinds = {place.op_type: place.kind for place in read_placement(model).nodes}
+    assert (kinds["ConstantOfShape"], kinds["ScatterND"]) == ("moves data", "float")
 
 
 def test_nodes_between_the_kernels(build):

@@ -249,6 +249,8 @@ def _produced(run: onnx.NodeProto, found: Element, integer: bool) -> Element:
         return "float"
     if run.op_type in _INDEX_OPS:
         return "index"
+    if run.op_type == "ConstantOfShape":  # its input is a shape; without a value it makes floats
+        return next((_element(a.t.data_type) for a in run.attribute if a.name == "value"), "float")
     if run.op_type == "Cast":
         return _element(next(a.i for a in run.attribute if a.name == "to"))
     return found
