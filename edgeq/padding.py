@@ -6,16 +6,20 @@ suited padding, too, raised the hidden states from 8 to 19 dB, and lowered the e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["counted", "mask_of", "token_weights", "with_tokens_for_padding"]
+__all__ = ["MASK", "answered", "counted", "mask_of", "numbers_per_token", "token_weights", "with_tokens_for_padding"]
+
+MASK = "attention_mask"
+"""The input that tells tokens from padding, ``[N, L]``: 0 is padding."""
 
 
 def mask_of(sample: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """The tokens of a sample, bool ``[N, L]``, from its input ``attention_mask``; None where all or none count."""
-    mask = sample.get("attention_mask")
+    """The tokens of a sample, bool ``[N, L]``, from its input ``MASK``; None where all or none count."""
+    mask = sample.get(MASK)
     if mask is None or mask.ndim != 2 or not mask.any() or mask.all():
         return None
     return np.asarray(mask) != 0
@@ -31,6 +35,29 @@ def counted(array: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     if mask is None or axis is None:
         return array
     return array[mask.ravel()] if axis == 0 else np.moveaxis(array, axis, 1)[mask]
+
+
+def numbers_per_token(shape: Sequence[int], mask: Sequence[int]) -> int | None:
+    """How many numbers an output of this shape has for each token of a mask ``[N, L]``; None where it has no tokens.
+
+    It has them as ``[N, L, ..., K]`` or ``[N L, K]``: in the order of its memory, number ``i`` is of token
+    ``i // numbers_per_token``.
+    """
+    tokens, numbers = math.prod(mask), math.prod(shape)
+    by_text = len(shape) > 2 and tuple(shape[:2]) == tuple(mask)
+    by_token = len(shape) == 2 and shape[0] == tokens
+    return numbers // tokens if tokens and (by_text or by_token) else None
+
+
+def answered(output: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """An output without what was computed for padding: zeros in ``[N, L, ..., K]``, ``[tokens, K]`` of ``[N L, K]``.
+
+    Rows along axis 0 stay those of texts, or tokens, where a mean over them is taken. NaN and infinity stay: they
+    would spoil the mean over a text's tokens, too. Outputs without tokens (see ``numbers_per_token``) stay as they are.
+    """
+    if mask is None or numbers_per_token(output.shape, mask.shape) is None:
+        return output
+    return output[mask.ravel()] if output.ndim == 2 else output * mask.reshape(*mask.shape, *[1] * (output.ndim - 2))
 
 
 def token_weights(array: np.ndarray, mask: np.ndarray | None) -> np.ndarray | None:

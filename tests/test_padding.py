@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeq.padding import counted, mask_of, with_tokens_for_padding
+from edgeq.padding import answered, counted, mask_of, numbers_per_token, with_tokens_for_padding
 
 MASK = np.array([[1, 1, 0, 0], [1, 1, 1, 0]])
 
@@ -25,6 +25,24 @@ def test_tokens_alone_are_left(shape: tuple[int, ...], axis: int) -> None:
     places = filled.reshape(2, 4, 3) if axis == 0 else np.moveaxis(filled, axis, 1)
     np.testing.assert_array_equal(places[0], rows[0][[0, 1, 0, 1]])
     np.testing.assert_array_equal(places[1], rows[1][[0, 1, 2, 0]])
+
+
+@pytest.mark.parametrize(("shape", "numbers"), [((2, 4, 3), 3), ((2, 4, 3, 5), 15), ((8, 3), 3)])
+def test_answers_for_padding_are_left_out(shape: tuple[int, ...], numbers: int) -> None:
+    array = np.random.default_rng(0).normal(size=shape)
+    assert numbers_per_token(shape, MASK.shape) == numbers
+    found = answered(array, mask_of({"attention_mask": MASK}))
+    kept = [x for i, x in enumerate(array.ravel()) if MASK.ravel()[i // numbers]]
+    np.testing.assert_array_equal(found[found != 0], kept)
+    assert found.shape == ((5, 3) if len(shape) == 2 else shape)
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (2, 3, 3), (3, 4, 3), (4,), (2, 5, 4, 3), ()])
+def test_answers_that_have_no_tokens_stay(shape: tuple[int, ...]) -> None:
+    array = np.ones(shape)
+    assert numbers_per_token(shape, MASK.shape) is None
+    assert answered(array, MASK != 0) is array
+    assert answered(array, None) is array
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (2, 3, 3), (3, 4, 3), (4,)])

@@ -205,7 +205,7 @@ def _metrics(references: Sequence[Arrays], answers: Sequence[Arrays], fed: Fed) 
     if not shared[0]:
         return ()
     try:
-        found = closeness_metrics(compare_outputs(shared, answers, fed.boxes), source=fed.text)
+        found = closeness_metrics(compare_outputs(fed.inputs, shared, answers, fed.boxes), source=fed.text)
     except ValidationError:
         return ()
     logits = _logits(shared, fed.task)

@@ -228,7 +228,8 @@ def _run_graph(
     entry = Entry(graph.target, bundle, graph)
     job = replace(options.job(emulated=info.emulated), entries=(entry,), feeds=tuple(inputs))
     outcome = device.run(job)
-    references = References(outputs, f"the bundle's {samples.count} samples", bundle.manifest.interface.boxes)
+    text, boxes = f"the bundle's {samples.count} samples", bundle.manifest.interface.boxes
+    references = References(inputs, outputs, text, boxes)
     result = judge_device(outcome, outcome.runs[0], graph, references, tolerance_db=options.tolerance_db)
     if options.data is not None:
         metrics = options.data.measure(bundle, lambda batches: stream(device, job, batches))

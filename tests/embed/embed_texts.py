@@ -21,6 +21,7 @@ from edgeq.target import Provider
 SENTENCES = Path(__file__).parents[2] / "calibration" / "sentences.jsonl"
 
 VECTORS = TokenEmbeddingsOutput(name="vectors", size=4, mask="mask")
+PADDED = TokenEmbeddingsOutput(name="vectors", size=4, mask="attention_mask")
 
 PADDING = 3
 """A token that texts may hold, too."""
@@ -171,6 +172,19 @@ def read_tokens(printed: str) -> list[np.ndarray]:
     return [np.array([token.split(".") for token in line.split()], np.int64).reshape(-1, 4) for line in lines]
 
 
+def make_padded_bundle(path: Path) -> Bundle:
+    """A package whose sample is half padding, where the reference is far from what the model computes."""
+    return make_text_bundle(path, TOKENIZERS["uncased"], output=PADDED, padded=True)
+
+
+def move_reference(samples: Path, *, of_padding: bool) -> None:
+    """Change the reference of one token of a padded sample, in the folder of a project."""
+    (file,) = samples.rglob("output_0.npy")
+    array = np.load(file)
+    array[..., -1 if of_padding else 0, :] += 10
+    np.save(file, array)
+
+
 def make_text_bundle(
     path: Path,
     tokenizer: dict[str, Any],
@@ -179,11 +193,17 @@ def make_text_bundle(
     padding: str = "longest",
     shape: tuple[int | str, ...] = ("batch", "length"),
     output: Output = VECTORS,
+    padded: bool = False,
 ) -> Bundle:
-    """A package whose model gives each token its id, mask, segment and position as a vector, or else their mean."""
+    """A package whose model gives each token its id, mask, segment and position as a vector, or else their mean.
+
+    ``padded``: the mask is called as transformers calls it, the second half of the sample is padding, and there the
+    reference is far from what the model computes.
+    """
     pooled = not isinstance(output, TokenEmbeddingsOutput)
     parts = ("ids", "mask", "segments", "positions")
-    inputs = [ir.Value(name=part, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(shape)) for part in parts]
+    names = {part: "attention_mask" if padded and part == "mask" else part for part in parts}
+    inputs = [ir.Value(name=n, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(shape)) for n in names.values()]
     axes = ir.Value(name="axes", const_value=ir.tensor(np.array([2], np.int64)))
     nodes = [ir.node("Unsqueeze", [value, axes], name=f"last {value.name}") for value in inputs]
     nodes.append(ir.node("Concat", [node.outputs[0] for node in nodes], {"axis": 2}, name="together"))
@@ -197,13 +217,17 @@ def make_text_bundle(
     constants = [axes, *([second] if pooled else [])]
     graph = ir.Graph(inputs, [vectors], nodes=nodes, initializers=constants, opset_imports={"": 21}, name="g")
     length = shape[1] if isinstance(shape[1], int) else most
-    feed = {part: np.arange(length, dtype=np.int64)[None] for part in parts}
-    answer = np.stack([feed[part] for part in parts], 2).astype(np.float32)
+    feed = {name: np.arange(length, dtype=np.int64)[None] for name in names.values()}
+    if padded:
+        feed["attention_mask"] = np.int64(feed["ids"] < length // 2)
+    answer = np.stack(list(feed.values()), 2).astype(np.float32)
+    if padded:
+        answer[:, length // 2 :] += 1000
     path.mkdir()
     (path / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     entries = tuple(
         TokenInput(
-            name=part,
+            name=names[part],
             part=part,  # type: ignore[arg-type]
             tokenizer="tokenizer.json",
             algorithm=tokenizer["model"]["type"],

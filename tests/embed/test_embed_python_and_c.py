@@ -22,7 +22,7 @@ from embed_models import (
     classifier,
     preparation_id,
 )
-from embed_texts import TOKENIZERS, VECTORS, expected, make_text_bundle
+from embed_texts import TOKENIZERS, VECTORS, expected, make_padded_bundle, make_text_bundle, move_reference
 
 import edgeq
 from edgeq.bundle import Bundle
@@ -109,6 +109,17 @@ def test_pythons_own_test_passes_and_fails_for_another_model(
     python(code, folder)
     reference = folder / "tests" / "samples" / "output_0.npy"
     np.save(reference, np.load(reference)[..., ::-1])
+    with pytest.raises(AssertionError):
+        python(code, folder)
+
+
+def test_pythons_own_test_leaves_padding_out(tmp_path: Path) -> None:
+    folder = edgeq.embed(make_padded_bundle(tmp_path / "bundle").path, platform="python", output=tmp_path / "out").path
+    code = f"import sys, pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', {str(folder / 'tests')!r}]))"
+    python(code, folder)
+    move_reference(folder, of_padding=True)
+    python(code, folder)
+    move_reference(folder, of_padding=False)
     with pytest.raises(AssertionError):
         python(code, folder)
 
@@ -256,6 +267,15 @@ def test_the_c_example_embeds_texts(output: Output, padding: str, runtime: Path,
         numbers, cosine = line.split(" ...; cosine with the first text ")
         np.testing.assert_allclose([float(n) for n in numbers.split()], vector, atol=1e-4)
         assert float(cosine) == pytest.approx(vector @ vectors[0], abs=1e-4)
+
+
+def test_the_c_example_leaves_padding_out(runtime: Path, tmp_path: Path) -> None:
+    folder = edgeq.embed(make_padded_bundle(tmp_path / "bundle").path, platform="c", output=tmp_path / "out").path
+    for of_padding in (True, False):
+        done = make(folder, runtime, "check")
+        assert done.returncode == 0, done.stderr
+        move_reference(folder, of_padding=of_padding)
+    assert make(folder, runtime, "check").returncode != 0
 
 
 def test_the_c_example_classifies_texts(runtime: Path, tmp_path: Path) -> None:

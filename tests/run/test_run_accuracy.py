@@ -83,6 +83,30 @@ def test_pooling_leaves_padding_out():
     np.testing.assert_allclose(pool(hidden, np.array([[1, 1, 0]])), [[0.6, 0.8]])
 
 
+def test_hidden_states_of_padding_do_not_count(tmp_path):
+    """As if each text had been run alone, without padding."""
+    io = "(float[N,L,2] x, int64[N,L] attention_mask) => (float[N,L,2] y)"
+    whole = _model(tmp_path, "float", "y = Identity(x)", io)
+    noisy = _model(tmp_path, "q", "c = Constant<value = float {0.9}>() s = Mul(x, c) t = Sin(x) y = Add(s, t)", io)
+    rng = np.random.default_rng(0)
+    x, mask = rng.normal(size=(2, 4, 2)).astype(np.float32), np.array([[1, 1, 0, 0], [1, 1, 1, 0]])
+    x[mask == 0] *= 50
+    alone = [{"x": x[i : i + 1, :n], "attention_mask": np.ones((1, n), np.int64)} for i, n in enumerate((2, 3))]
+    found, expected = (
+        evaluate(whole, noisy, feed, task="feature-extraction", source="2 texts")
+        for feed in ([{"x": x, "attention_mask": mask}], alone)
+    )
+    for name in ("cosine", "SQNR"):
+        assert _named(found)[name].value == pytest.approx(_named(expected)[name].value), name
+        assert _named(found)[name].samples == 2
+    assert found.sqnr_db["y"] == pytest.approx(expected.sqnr_db["y"])
+    batch = {"x": x, "attention_mask": mask}
+    assert evaluate_pairs(whole, noisy, [batch], [batch], source="2 pairs").sqnr_db == found.sqnr_db
+    assert _named(evaluate(whole, noisy, [{**batch, "attention_mask": 0 * mask + 1}], task=None, source=""))[
+        "SQNR"
+    ].value != pytest.approx(found.sqnr_db["y"], abs=1)
+
+
 def test_retrieval_counts_queries_that_lost_their_document(tmp_path):
     io = "(float[N,L,2] x, int64[N,L] attention_mask) => (float[N,L,2] y)"
     plain = _model(tmp_path, "f", "y = Identity(x)", io)

@@ -82,7 +82,7 @@ def test_a_count_that_is_not_true_reads_no_row_too_many() -> None:
 def test_boxes_are_compared_as_boxes_and_other_outputs_by_their_signal() -> None:
     features = np.ones((1, 3), np.float32)
     reference, answer = outputs([A, B], features=features), outputs([B, A], features=features * 1.1)
-    found = compare_outputs([reference], [answer], ENTRY)
+    found = compare_outputs([{}], [reference], [answer], ENTRY)
     assert list(found) == ["features", "boxes"]
     assert isinstance(found["features"], Closeness)
     assert (found["features"].value, found["features"].unit) == (pytest.approx(20, abs=0.01), "dB")
@@ -91,7 +91,7 @@ def test_boxes_are_compared_as_boxes_and_other_outputs_by_their_signal() -> None
     assert found["boxes"].asked(95, 3) == 85
     names = [metric.name for metric in closeness_metrics(found, where=" on a", source="")]
     assert names == ["box agreement on a", "overlap of boxes that agree on a", "cosine on a", "features SQNR on a"]
-    assert "boxes" in compare_outputs([reference], [answer])  # without the entry it is a signal as any other
+    assert "boxes" in compare_outputs([{}], [reference], [answer])  # without the entry it is a signal as any other
 
 
 def test_agreement_is_what_a_detector_is_judged_by() -> None:

@@ -34,7 +34,7 @@ def judge(
 ) -> DeviceResult:
     run = replace(run, outputs=({"y": answer},))
     graph = msgspec.structs.replace(GRAPH, **changes)
-    return judge_device(outcome, run, graph, References([{"y": REFERENCE}], "one sample"))
+    return judge_device(outcome, run, graph, References([{}], [{"y": REFERENCE}], "one sample"))
 
 
 def texts(result: DeviceResult) -> str:
@@ -57,6 +57,17 @@ def test_the_tolerance_is_what_an_output_may_stay_behind(recorded: float, code: 
 def test_an_output_of_another_shape_is_an_error() -> None:
     with pytest.raises(ValidationError, match=r"output 'y' is \(1, 3\)"):
         judge(answer=np.zeros((1, 3), np.float32))
+
+
+def test_what_was_computed_for_padding_is_not_judged() -> None:
+    reference, answer = np.stack([REFERENCE] * 2, 1), np.stack([ANSWER, 9 * ANSWER], 1)
+    run = replace(RUN, outputs=({"y": answer},))
+    found = [
+        judge_device(BOARD, run, GRAPH, References([{"attention_mask": np.array([mask])}], [{"y": reference}], "one"))
+        for mask in ([1, 0], [1, 1])
+    ]
+    assert [result.exit_code for result in found] == [0, 6]
+    assert found[0].metrics[-1].value == pytest.approx(20.0)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from edgeq.box_metrics import Boxes
 from edgeq.errors import CalibrationError, ConfigError, ModelError
 from edgeq.interface import BoxesOutput
 from edgeq.metrics import recall_at_1, top_k_accuracy, top_k_agreement
+from edgeq.padding import mask_of
 from edgeq.progress import Progress, Silent, track
 from edgeq.report import Metric
 from edgeq.runtime import Optimization
@@ -158,7 +159,7 @@ def score(
         if reference is None:
             continue
         for name in signals(_finite(reference, source), boxes):
-            errors.setdefault(name, Closeness()).add(reference[name], output[name])
+            errors.setdefault(name, Closeness()).add(reference[name], output[name], mask_of(batch))
         if agreeing is not None:
             agreeing.add(reference, output)
         samples.add(batch, reference, output)
@@ -311,11 +312,11 @@ class _Samples:
 
     def results(self) -> tuple[Kept, Kept, dict[str, float], dict[str, float]]:
         kept = [*self.held, *self.empty][: self.keep]
-        references, outputs = ([dict(one[side]) for one in kept] for side in (1, 2))
-        likeness = compare_outputs(references, outputs, self.boxes) if kept else {}
+        inputs, references, outputs = ([dict(one[side]) for one in kept] for side in range(3))
+        likeness = compare_outputs(inputs, references, outputs, self.boxes) if kept else {}
         errors = {name: one.value for name, one in likeness.items() if isinstance(one, Closeness)}
         boxes = {name: one.value for name, one in likeness.items() if not isinstance(one, Closeness)}
-        return tuple(one[0] for one in kept), tuple(references), errors, boxes
+        return tuple(inputs), tuple(references), errors, boxes
 
 
 def _logits(outputs: Mapping[str, np.ndarray], task: str | None, labelled: bool) -> str | None:

@@ -11,6 +11,7 @@ import numpy as np
 from edgeq.errors import ValidationError
 from edgeq.interface import BoxesOutput
 from edgeq.metrics import cosine
+from edgeq.padding import answered, mask_of
 from edgeq.report import Metric, bounded_db
 from edgeq.stages.run.boxes import BoxCloseness, box_group
 
@@ -26,9 +27,12 @@ class Closeness:
     cosines: float = 0.0
     rows: int = 0
 
-    def add(self, reference: np.ndarray, output: np.ndarray) -> None:
-        """One batch of the float model's output and the quantized model's, of the same shape."""
-        reference = reference.astype(np.float64)
+    def add(self, reference: np.ndarray, output: np.ndarray, mask: np.ndarray | None = None) -> None:
+        """One batch of the float model's output and the quantized model's, of the same shape.
+
+        What stands for padding by ``mask`` (see ``padding.mask_of``) is left out.
+        """
+        reference, output = answered(reference, mask).astype(np.float64), answered(output, mask)
         self.signal += float(np.square(reference).sum())
         self.noise += float(np.square(reference - output).sum())
         self.rows += len(reference) if reference.ndim else 1
@@ -76,13 +80,15 @@ def signals(outputs: Mapping[str, np.ndarray], boxes: BoxesOutput | None = None)
 
 
 def compare_outputs(
+    inputs: Sequence[Mapping[str, np.ndarray]],
     references: Sequence[Mapping[str, np.ndarray]],
     answers: Sequence[Mapping[str, np.ndarray]],
     boxes: BoxesOutput | None = None,
 ) -> dict[str, Likeness]:
     """How close each output came over all batches, by name; arrays are of the same batches in the same order.
 
-    With ``boxes`` these outputs are compared as boxes, under the name of the one that holds them.
+    What was computed for padding, as ``inputs`` tell, is left out. With ``boxes`` these outputs are compared as
+    boxes, under the name of the one that holds them.
 
     Raises:
         ValidationError: an output is missing or has another shape than its reference.
@@ -90,7 +96,7 @@ def compare_outputs(
     found: dict[str, Likeness] = {name: Closeness() for name in signals(references[0], boxes)}
     if boxes is not None:
         found[boxes.name] = BoxCloseness(boxes)
-    for expected, answer in zip(references, answers, strict=True):
+    for batch, expected, answer in zip(inputs, references, answers, strict=True):
         for name, reference in expected.items():
             if name not in answer or answer[name].shape != reference.shape:
                 shape = answer[name].shape if name in answer else "missing"
@@ -99,7 +105,7 @@ def compare_outputs(
             if isinstance(one, BoxCloseness):
                 one.add(expected, answer)
             else:
-                one.add(expected[name], answer[name])
+                one.add(expected[name], answer[name], mask_of(batch))
     return found
 
 

@@ -86,7 +86,8 @@ def judge_graph(
             notes.append(f"{entry.model} ran on the CPU instead of {entry.provider.name}: {absent.what}.")
     optimization: Optimization = "none" if kernels is None else "all"
     with predictor(model, provider=kernels, optimization=optimization, threads=threads) as predict:
-        closeness = compare_outputs(samples.references, [predict(batch) for batch in samples.inputs], samples.boxes)
+        answers = [predict(batch) for batch in samples.inputs]
+    closeness = compare_outputs(samples.inputs, samples.references, answers, samples.boxes)
     ran = run_everywhere(model, entry.provider, entry.verification, samples, places, progress=progress)
     clauses = _clauses(entry, closeness, where, tolerance_db)
     binding = {clause.option for clause in clauses} if not where else set()

@@ -27,8 +27,9 @@ _FREQUENCY = 0.05
 
 @dataclass(frozen=True)
 class References:
-    """The float model's answers to what was fed, in words what that was, and which outputs are boxes."""
+    """What was fed, the float model's answers to it, in words what it was, and which outputs are boxes."""
 
+    inputs: Sequence[Mapping[str, np.ndarray]]
     outputs: Sequence[Mapping[str, np.ndarray]]
     text: str
     boxes: BoxesOutput | None = None
@@ -45,7 +46,7 @@ def judge_device(
     Raises:
         ValidationError: an output is missing or has another shape than its reference.
     """
-    closeness = compare_outputs(references.outputs, run.outputs, references.boxes)
+    closeness = compare_outputs(references.inputs, references.outputs, run.outputs, references.boxes)
     missed = [
         f"{found.noun} of {name} is {found.value:.1f} {found.unit}, but the manifest says {recorded:.1f} {found.unit} "
         f"(tolerance {recorded - found.asked(recorded, tolerance_db):g} {found.unit})"

@@ -234,7 +234,7 @@ def _judged(place: Place, model: Path, provider: Provider, outcome: Outcome, sam
     text = _in_words(outcome, provider, share)
     if outcome.status == "ran":
         source = f"{samples.text} on {provider.name}, {outcome.version}"
-        found = compare_outputs(samples.references, outcome.outputs, samples.boxes)
+        found = compare_outputs(samples.inputs, samples.references, outcome.outputs, samples.boxes)
         metrics = [*_agreement(samples, outcome.outputs, place, source)]
         metrics += closeness_metrics(found, where=f" on {place}", source=source)
         behind = [
@@ -243,7 +243,7 @@ def _judged(place: Place, model: Path, provider: Provider, outcome: Outcome, sam
             if name in samples.judged_db and isinstance(one, Closeness)
         ]
         if samples.host is not None:
-            close = compare_outputs(samples.host, outcome.outputs, samples.boxes)
+            close = compare_outputs(samples.inputs, samples.host, outcome.outputs, samples.boxes)
             worst = min(close.values(), key=lambda one: one.value)
             best = worst.value >= (LIMIT_DB if worst.unit == "dB" else 100)
             alike = "are" if best else f"have {_AN[worst.unit]} {worst.noun} of {worst.value:.1f} {worst.unit} to"

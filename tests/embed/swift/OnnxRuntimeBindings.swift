@@ -28,7 +28,7 @@ public class ORTValue {
 public class ORTSession {
   public init(env: ORTEnv, modelPath: String, sessionOptions: ORTSessionOptions?) throws {}
   public func run(withInputs: [String: ORTValue], outputNames: Set<String>, runOptions: ORTRunOptions?) throws -> [String: ORTValue] {
-    let parts = try ["ids", "mask", "segments", "positions"].compactMap { try withInputs[$0].map { (try $0.tensorData() as Data, try $0.tensorTypeAndShapeInfo()) } }
+    let parts = try ["ids", "mask", "segments", "positions"].compactMap { try (withInputs[$0] ?? withInputs["attention_\($0)"]).map { (try $0.tensorData() as Data, try $0.tensorTypeAndShapeInfo()) } }
     guard parts.count == 4, parts.allSatisfy({ $0.1.elementType == .int64 }) else { return [:] }
     let numbers = parts.map { part in part.0.withUnsafeBytes { [Int64]($0.bindMemory(to: Int64.self)) } }
     let vectors = numbers[0].indices.flatMap { at in numbers.map { Float($0[at]) } }

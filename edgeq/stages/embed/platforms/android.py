@@ -33,6 +33,7 @@ from edgeq.stages.embed.platforms.android_text import TextView, text_view
 from edgeq.stages.embed.project import Platform, Project, ProjectFile, Request
 from edgeq.stages.embed.releases import reduced_build
 from edgeq.stages.embed.render import render_files
+from edgeq.stages.embed.sample_tokens import sample_tokens
 from edgeq.stages.embed.sizes import RuntimeSize, operator_files, size_rows
 
 __all__ = ["ANDROID"]
@@ -76,6 +77,7 @@ def _make(request: Request) -> Project:
         "gradle": {"plugin": GRADLE_PLUGIN, "compile_sdk": COMPILE_SDK},
         "folder": f"edgeq/{slug}/samples",
         "samples": sample_view(request.bundle, code, boxes),
+        "tokens": sample_tokens(request.bundle),
         "bench": bench_view(request.bundle, code) if options.bench else None,
         "packed": packed,
         "pack_name": slug.replace("-", "_"),

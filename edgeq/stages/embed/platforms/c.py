@@ -16,6 +16,7 @@ from edgeq.stages.embed.platforms.wheels import VERSION, library_sizes
 from edgeq.stages.embed.project import Platform, Project, Request
 from edgeq.stages.embed.releases import needed_release, reduced_build
 from edgeq.stages.embed.render import render_files
+from edgeq.stages.embed.sample_tokens import sample_tokens
 from edgeq.stages.embed.sizes import RuntimeSize, operator_files, size_rows
 from edgeq.stages.embed.texts import embeds, read_texts
 
@@ -96,6 +97,7 @@ def _make(request: Request) -> Project:
         "slots": 1 << (2 * len(texts.tokenizer.vocabulary)).bit_length() if texts else 0,
         "found": meaning.boxes,
         "agreement": meaning.boxes and meaning.boxes.least_agreement(manifest.main, manifest.samples),
+        "tokens": sample_tokens(request.bundle),
         "shows": meaning.picture is not None and (meaning.scores is not None or meaning.boxes is not None),
         "image": meaning.picture if isinstance(meaning.picture, ImageInput) else None,
         "pixels": meaning.picture if isinstance(meaning.picture, PixelInput) else None,

@@ -15,6 +15,7 @@ from edgeq.stages.embed.names import SWIFT, camel, slug
 from edgeq.stages.embed.project import GraphFiles, Platform, Project, Request
 from edgeq.stages.embed.releases import check_release, reduced_build
 from edgeq.stages.embed.render import render_files
+from edgeq.stages.embed.sample_tokens import sample_tokens
 from edgeq.stages.embed.sizes import RuntimeSize, operator_files, size_rows
 from edgeq.stages.embed.texts import embeds, read_texts
 
@@ -102,6 +103,7 @@ def _make(request: Request) -> Project:
         "labels": manifest.labels,
         "samples": manifest.samples,
         "agreement": meaning.boxes and meaning.boxes.least_agreement(manifest.main, manifest.samples),
+        "tokens": sample_tokens(request.bundle),
         "runtime": _RUNTIME,
         "footprint": size_rows(request, [_RUNTIME_SIZE], reduced=operators and "Xcode"),
         "reduced": operators is not None,

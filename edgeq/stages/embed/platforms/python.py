@@ -15,6 +15,7 @@ from edgeq.stages.embed.platforms.wheels import wheel_sizes
 from edgeq.stages.embed.project import Platform, Project, ProjectFile, Request
 from edgeq.stages.embed.releases import at_least, needed_release
 from edgeq.stages.embed.render import render_files
+from edgeq.stages.embed.sample_tokens import sample_tokens
 from edgeq.stages.embed.signature import Tensor
 from edgeq.stages.embed.sizes import RuntimeSize, size_rows
 
@@ -71,6 +72,7 @@ def _make(request: Request) -> Project:
         "ids": {str(view.name): view.id for view in outputs},
         "labels": _labels(meaning),
         "agreement": meaning.boxes and meaning.boxes.least_agreement(manifest.main, manifest.samples),
+        "tokens": sample_tokens(request.bundle),
         "requirements": _requirements(graphs, meaning, needed_release(request)),
         "footprint": size_rows(request, _runtime_sizes(request), packing="in wheels"),
         "pixels": isinstance(meaning.picture, PixelInput),

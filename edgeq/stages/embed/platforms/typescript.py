@@ -13,6 +13,7 @@ from edgeq.stages.embed.meaning import read_meaning
 from edgeq.stages.embed.names import TYPESCRIPT, camel, slug
 from edgeq.stages.embed.project import ProjectFile, Request
 from edgeq.stages.embed.render import render_files
+from edgeq.stages.embed.sample_tokens import sample_tokens
 from edgeq.stages.embed.texts import read_texts
 
 __all__ = ["TYPES", "TYPESCRIPT_VERSION", "ScriptType", "provider_name", "script_context", "script_files"]
@@ -82,6 +83,7 @@ def script_context(request: Request, api: str, types: Mapping[str, ScriptType]) 
         "typescript": TYPESCRIPT_VERSION,
         "samples": manifest.samples,
         "agreement": meaning.boxes and meaning.boxes.least_agreement(manifest.main, manifest.samples),
+        "tokens": sample_tokens(request.bundle),
         "fence": "`" * 3,
         "inputs": code.inputs,
         "outputs": code.outputs,
