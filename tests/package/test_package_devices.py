@@ -111,7 +111,7 @@ def test_one_table_holds_all_devices(several: DeviceReport) -> None:
         "Fails on 1 of 4 devices",
         "ssh:board Board 3, linux-aarch64, 4 cores CPU onnxruntime 1.32.0, 1 thread",
         "1 thread 12.5 13.5 13.8 n/a 50.0 n/a 80.0 47.0 MB",
-        "41 to 55 °C n/a 22.5 dB",
+        "41 to 55 °C n/a 22.50 dB",
         "Board 3, linux-aarch64, 4 cores, emulated CPU onnxruntime 1.32.0, 1 thread n/a n/a n/a",
         "adb:2 : no space left",
         "What to do: make room",
