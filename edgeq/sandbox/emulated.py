@@ -26,6 +26,9 @@ from edgeq.sandbox.protocol import Outcome, Task
 
 __all__ = ["EmulatedProcessor", "emulated_processors", "install_wheels"]
 
+_PLAIN_BLAS = {"OPENBLAS_CORETYPE": "Nehalem"}
+"""numpy's OpenBLAS takes an emulated Nehalem for a processor with AVX, and dies of it (numpy 2.4.6, QEMU 10.0)."""
+
 _HOST = "host"
 _OLDEST_QEMU = 9
 """Older ones pass the host's /proc/cpuinfo through, on which ONNX Runtime for Arm crashes."""
@@ -127,7 +130,8 @@ class EmulatedProcessor:
             return run_tasks(Worker(python_command()), tasks, timeout_s=timeout_s)
         qemu = self._require()
         self._check_cpu(qemu, cpu)
-        worker = Worker([str(qemu), "-cpu", cpu, *self._interpreter()], start_s=300.0)
+        command = [str(qemu), "-cpu", cpu, *self._interpreter()]
+        worker = Worker(command, environment=_PLAIN_BLAS if self.machine == "x86_64" else {}, start_s=300.0)
         with_cpu = f", QEMU {'.'.join(map(str, _version(qemu)))} as {cpu}"
         return [
             replace(outcome, version=(outcome.version or f"onnxruntime {_here('onnxruntime')}") + with_cpu)
