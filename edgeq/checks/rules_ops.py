@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from edgeq.checks.rules import Rule
 from edgeq.checks.view import HEAVY, Parameters, View
-from edgeq.graph import constant_array
+from edgeq.graph import constant_array, feeds_relu
 
 __all__ = ["OPERATOR_RULES"]
 
@@ -146,11 +146,9 @@ def _moved(view: View) -> Found:
 def _weight_form(view: View) -> Found:
     form, level = view.profile.weights.form, view.profile.weights.accuracy_level
     for node in view.computing:
-        relu = any(use.node.op_type == "Relu" for use in node.outputs[0].uses())
-        if node.op_type == _NBITS and form == "qdq" and relu:
-            continue  # ONNX Runtime does not fuse these itself
         if node.op_type == _NBITS and form == "qdq":
-            yield str(node.name), "MatMulNBits, and the target takes DequantizeLinear in front of MatMul"
+            if not feeds_relu(node):
+                yield str(node.name), "MatMulNBits, and the target takes DequantizeLinear in front of MatMul"
         elif node.op_type == _NBITS and node.attributes.get_int("accuracy_level", 0) != level:
             found = node.attributes.get_int("accuracy_level", 0)
             yield str(node.name), f"accuracy level {found}, and the profile says {level}"

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from edgeq.graph import fingerprint
+from edgeq.graph import feeds_relu, fingerprint
 from edgeq.qtypes import Scheme
 from edgeq.stages.tune.drop_absorbed import drop_absorbed
 from edgeq.stages.tune.half import to_float16
-from edgeq.stages.tune.nbits import feeds_relu, use_nbits
+from edgeq.stages.tune.nbits import use_nbits
 from edgeq.stages.tune.opset import ir_version_of, least_opset, opset_of_types
 from edgeq.stages.tune.residuals import part_residuals
 from edgeq.stages.tune.store_floats import store_floats

@@ -11,18 +11,9 @@ from edgeq.affine import blocks, pack
 from edgeq.graph import Names, constant_array, set_initializer
 from edgeq.qtypes import IntType, PerBlock
 
-__all__ = ["feeds_relu", "use_nbits"]
+__all__ = ["use_nbits"]
 
 _DOMAIN = "com.microsoft"
-
-
-def feeds_relu(node: ir.Node) -> bool:
-    """Whether a Relu reads the product: in front of another product that keeps ONNX Runtime from fusing this one.
-
-    As in T5's feed-forward layers (measured, ONNX Runtime 1.32): with weights of 4 bits, 512x2048, such a pair takes 18
-    times the CPU time of MatMulNBits for one token, as the weights are restored in every run.
-    """
-    return any(use.node.op_type == "Relu" for use in node.outputs[0].uses())
 
 
 def use_nbits(model: ir.Model, accuracy_level: int, *, wanted: Callable[[ir.Node], bool] | None = None) -> ir.Model:
