@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["BOX_TOLERANCE", "THRESHOLDS", "Boxes", "average_precision", "box_overlaps", "matched_boxes"]
+__all__ = ["AGREEMENT", "BOX_TOLERANCE", "THRESHOLDS", "Boxes", "average_precision", "box_overlaps", "matched_boxes"]
+
+AGREEMENT = "box agreement"
+"""What the metric is called that says how many boxes of two models are the same."""
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """The least overlaps over which COCO takes the mean."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from edgeq.box_metrics import AGREEMENT
 from edgeq.bundle import Bundle
 from edgeq.embedding import Embedded
 from edgeq.errors import CalibrationError, ConfigError
@@ -153,7 +154,7 @@ def output_sqnr_db(evaluation: Evaluation) -> float | None:
 
 def box_agreement(evaluation: Evaluation) -> float | None:
     """The share of a detector's boxes, in percent, that are the float model's; None if it gives none."""
-    return next((metric.value for metric in evaluation.metrics if metric.name == "box agreement"), None)
+    return next((metric.value for metric in evaluation.metrics if metric.name == AGREEMENT), None)
 
 
 def broken_contract(report: Report, path: Path) -> tuple[str, str, str]:

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgeq.box_metrics import AGREEMENT
+
 if TYPE_CHECKING:
     from edgeq.doctor import Check
     from edgeq.inspection import Inspection
@@ -98,7 +100,7 @@ def _add_checks(table: Table, checks: Sequence[ProviderCheck]) -> None:
     """One line of what became of the package on its provider: how close it came there, and the rest in words."""
     for check in checks:
         ratios = [metric.value for metric in check.metrics if f"SQNR on {check.place}" in metric.name]
-        boxes = [metric.value for metric in check.metrics if metric.name.startswith("box agreement on")]
+        boxes = [metric.value for metric in check.metrics if metric.name.startswith(f"{AGREEMENT} on")]
         value = f"SQNR {min(ratios):.4g} dB" if ratios else f"{boxes[0]:.4g} % of boxes" if boxes else check.status
         said = [check.text, *([check.version] if check.version else []), *([check.remedy] if check.remedy else [])]
         table.add_row(escape(f"on {check.place or check.provider}"), value, "", escape("; ".join(said)))

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edgeq.box_metrics import AGREEMENT
 from edgeq.graph import constant_array, output_infos
 from edgeq.pipeline.job import Job
 from edgeq.pipeline.judge import Attempt, Impossible, Verdict
 from edgeq.report import Finding, LatencyComparison
 from edgeq.request import box_agreement, output_sqnr_db
 from edgeq.stages.run.accuracy import Evaluation
-from edgeq.stages.run.boxes import AGREEMENT, PRECISION
+from edgeq.stages.run.boxes import PRECISION
 
 _FEW_BOXES = 20
 """Where the float model finds fewer, one more or less is 5 points."""

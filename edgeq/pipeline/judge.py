@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from edgeq.box_metrics import AGREEMENT
 from edgeq.errors import NothingToQuantizeError
 from edgeq.float16 import with_rounding
 from edgeq.formats import NodeFormat
@@ -21,7 +22,6 @@ from edgeq.report import Contract, Size
 from edgeq.request import Limits, box_agreement, output_sqnr_db, shortfall
 from edgeq.runtime import Optimization, unavailable
 from edgeq.stages.run.accuracy import Evaluation, evaluate, evaluate_custom, evaluate_pairs, metric_drop
-from edgeq.stages.run.boxes import AGREEMENT
 from edgeq.stages.run.latency import Timing, compare_latency
 from edgeq.target import Provider
 

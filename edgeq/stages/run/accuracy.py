@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from edgeq.box_metrics import Boxes
+from edgeq.box_metrics import AGREEMENT, Boxes
 from edgeq.errors import CalibrationError, ConfigError, ModelError
 from edgeq.interface import BoxesOutput
 from edgeq.metrics import recall_at_1, top_k_accuracy, top_k_agreement
@@ -23,7 +23,7 @@ from edgeq.padding import mask_of
 from edgeq.progress import Progress, Silent, track
 from edgeq.report import Metric
 from edgeq.runtime import Optimization
-from edgeq.stages.run.boxes import AGREEMENT, PRECISION, BoxCloseness, precision_metrics, read_boxes
+from edgeq.stages.run.boxes import PRECISION, BoxCloseness, precision_metrics, read_boxes
 from edgeq.stages.run.closeness import Closeness, compare_outputs, signals
 from edgeq.stages.run.predict import Predict, Reference, predictor
 

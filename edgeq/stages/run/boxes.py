@@ -8,13 +8,20 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from edgeq.box_metrics import BOX_TOLERANCE, THRESHOLDS, Boxes, average_precision, box_overlaps, matched_boxes
+from edgeq.box_metrics import (
+    AGREEMENT,
+    BOX_TOLERANCE,
+    THRESHOLDS,
+    Boxes,
+    average_precision,
+    box_overlaps,
+    matched_boxes,
+)
 from edgeq.interface import BoxesOutput
 from edgeq.report import Metric
 
-__all__ = ["AGREEMENT", "PRECISION", "BoxCloseness", "box_group", "precision_metrics", "read_boxes"]
+__all__ = ["PRECISION", "BoxCloseness", "box_group", "precision_metrics", "read_boxes"]
 
-AGREEMENT = "box agreement"
 PRECISION = "mAP@50-95"
 
 
@@ -37,7 +44,8 @@ def read_boxes(outputs: Mapping[str, np.ndarray], boxes: BoxesOutput) -> list[Bo
 class BoxCloseness:
     """Sums over all pictures: how many boxes the reference has, how many the other model, how many are the same.
 
-    The same are two of one class that overlap by half (see ``edgeq.metrics.matched_boxes``). ``rows`` counts pictures.
+    The same are two of one class that overlap by half (see ``edgeq.box_metrics.matched_boxes``). ``rows`` counts
+    pictures.
     """
 
     boxes: BoxesOutput
