@@ -58,6 +58,11 @@ class PixelInput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     width: int | None = None
     steps: ImagePreprocess
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """``(height, width)`` of the pictures that it takes; None: any."""
+        return None if self.height is None or self.width is None else (self.height, self.width)
+
 
 class ImageInput(_Entry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="image"):
     """A picture after ``steps``, which the program does: resize, crop, normalize, in the type of the input."""
@@ -199,6 +204,11 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     inputs: tuple[Input, ...] = ()
     outputs: tuple[Output, ...] = ()
+
+    @property
+    def pixels(self) -> PixelInput | None:
+        """The input of a model that prepares pictures itself."""
+        return next((entry for entry in self.inputs if isinstance(entry, PixelInput)), None)
 
     @property
     def boxes(self) -> BoxesOutput | None:

@@ -16,7 +16,6 @@ from edgeq.bundle import Bundle
 from edgeq.devices.protocol import Arrays
 from edgeq.errors import CalibrationError, ConfigError
 from edgeq.graph import TensorInfo
-from edgeq.interface import BoxClassesOutput, PixelInput
 from edgeq.pipeline.judging_labels import Judged, read_labels
 from edgeq.recipe import ImagePreprocess, TextPreprocess
 from edgeq.report import Metric
@@ -82,17 +81,8 @@ class EvaluationData:
 
     def _labels(self, bundle: Bundle, feed: Feed) -> Judged:
         manifest = bundle.manifest
-        numbers = [entry for entry in manifest.interface.outputs if isinstance(entry, BoxClassesOutput)]
         named = bundle.file(manifest.labels).read_text(encoding="utf-8").splitlines() if manifest.labels else ()
-        return read_labels(
-            self.labels,
-            feed,
-            boxes=manifest.interface.boxes,
-            numbers=numbers[0] if numbers else None,
-            names=named,
-            preprocess=manifest.preprocess,
-            frame=_frame(_pixels(bundle)),
-        )
+        return read_labels(self.labels, feed, manifest.interface, names=named, preprocess=manifest.preprocess)
 
     def _feed(self, bundle: Bundle) -> Feed:
         manifest = bundle.manifest
@@ -100,23 +90,11 @@ class EvaluationData:
         preprocess = manifest.preprocess
         if isinstance(preprocess, TextPreprocess):
             preprocess = msgspec.structs.replace(preprocess, tokenizer=str(bundle.file(preprocess.tokenizer)))
-        pixels = _pixels(bundle)
+        pixels = manifest.interface.pixels
         if pixels is None:
             return load_feed(self.data, inputs, preprocess=preprocess, count=self.count)
         inside = load_feed(self.data, [_prepared(inputs[0], pixels.steps)], preprocess=pixels.steps, count=self.count)
-        return raw_pictures(inside, inputs, _frame(pixels), len(pixels.channels[0]))
-
-
-def _pixels(bundle: Bundle) -> PixelInput | None:
-    """The input of a package that prepares pictures itself."""
-    return next((entry for entry in bundle.manifest.interface.inputs if isinstance(entry, PixelInput)), None)
-
-
-def _frame(pixels: PixelInput | None) -> tuple[int, int] | None:
-    """``(height, width)`` of the pictures that a package takes, if it is one size only."""
-    if pixels is None or pixels.height is None or pixels.width is None:
-        return None
-    return pixels.height, pixels.width
+        return raw_pictures(inside, inputs, pixels.size, len(pixels.channels[0]))
 
 
 def _prepared(pixels: TensorInfo, steps: ImagePreprocess) -> TensorInfo:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from edgeq.errors import CalibrationError, ConfigError, NothingToQuantizeError
 from edgeq.graph import TensorInfo, input_infos, saved_bytes
-from edgeq.interface import BoxClassesOutput, BoxesOutput, Interface
+from edgeq.interface import BoxesOutput, Interface
 from edgeq.names import read_names
 from edgeq.pipeline.judging_labels import Judged, read_labels
 from edgeq.pipeline.planning import plan_model
@@ -141,7 +141,7 @@ class Job:
         return self if effort == self.effort else self._sharing(replace(self, effort=effort))
 
     def _sharing(self, other: Job) -> Job:
-        for done in ("source", "prepared", "wrapping", "reference", "answers", "float_bytes", "feeds"):
+        for done in ("source", "prepared", "wrapping", "reference", "answers", "float_bytes", "feeds", "judged"):
             setattr(other, done, getattr(self, done))
         return other
 
@@ -285,18 +285,14 @@ class Job:
         held_out = self.feeds[1]
         return held_out if held_out is None or self.wrapping is None else self.wrapping.feed(held_out)
 
-    def labels(self, feed: Feed) -> Judged:
-        """What is said of the samples of ``feed``, which are as the package takes them."""
+    @cached_property
+    def judged(self) -> Judged:
+        """What is said of the samples of ``held_out``: read once, as COCO's files are large and attempts many."""
+        if self.held_out is None:
+            return Judged()
         known = self.wrapping.interface if self.wrapping is not None else Interface()
-        return read_labels(
-            self.data.labels,
-            feed,
-            boxes=known.boxes,
-            numbers=next((entry for entry in known.outputs if isinstance(entry, BoxClassesOutput)), None),
-            names=self.source.labels,
-            preprocess=self.preprocess,
-            frame=self.wrap.size,
-        )
+        labels, names = self.data.labels, self.source.labels
+        return read_labels(labels, self.held_out, known, names=names, preprocess=self.preprocess)
 
     @property
     def example(self) -> Mapping[str, np.ndarray]:

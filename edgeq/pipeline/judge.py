@@ -16,7 +16,6 @@ from edgeq.formats import NodeFormat
 from edgeq.front import Front
 from edgeq.graph import save_model
 from edgeq.pipeline.job import Job
-from edgeq.pipeline.judging_labels import Judged
 from edgeq.qtypes import QuantPlan, Scheme
 from edgeq.report import Contract, Size
 from edgeq.request import Limits, box_agreement, output_sqnr_db, shortfall
@@ -208,7 +207,6 @@ def evaluate_model(job: Job, model: Path) -> Evaluation:
             progress=job.progress,
         )
     if evaluation is None or held_out is not None:
-        judged = Judged() if held_out is None else job.labels(held_out)
         samples = held_out if held_out is not None else [job.example]
         text = held_out.description if held_out is not None else "example inputs, which are not real data"
         general = evaluate(
@@ -219,9 +217,9 @@ def evaluate_model(job: Job, model: Path) -> Evaluation:
             source=f"{text}{how}",
             provider=provider,
             optimization=optimization,
-            labels=judged.classes,
+            labels=job.judged.classes,
             boxes=job.boxes,
-            truths=judged.boxes,
+            truths=job.judged.boxes,
             progress=job.progress,
         )
         evaluation = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edgeq.box_metrics import Boxes
 from edgeq.errors import CalibrationError
 from edgeq.geometry import framed, seen
-from edgeq.interface import BoxClassesOutput, BoxesOutput
+from edgeq.interface import BoxClassesOutput, BoxesOutput, Interface
 from edgeq.recipe import ImagePreprocess, Preprocess
 from edgeq.stages.calibrate.feeds import Feed
 from edgeq.stages.run.box_labels import Part, load_box_labels
@@ -29,29 +29,27 @@ class Judged:
 def read_labels(
     path: str | os.PathLike[str] | None,
     feed: Feed,
+    interface: Interface,
     *,
-    boxes: BoxesOutput | None = None,
-    numbers: BoxClassesOutput | None = None,
-    names: Sequence[str] = (),
-    preprocess: Preprocess | None = None,
-    frame: tuple[int, int] | None = None,
+    names: Sequence[str],
+    preprocess: Preprocess | None,
 ) -> Judged:
     """The labels of a feed's samples, in their order.
 
     Args:
         path: The file or folder; None: there are none.
         feed: What is measured on.
-        boxes: The output that holds boxes, if the package gives some, and
-        numbers: the one with their classes.
+        interface: What the package takes and gives.
         names: Of the classes.
         preprocess: What pictures go through, in the package or before it.
-        frame: ``(height, width)`` of the pictures that the package takes, if it takes raw pixels of one size.
 
     Raises:
         CalibrationError: they cannot be read, or do not fit.
     """
     if path is None:
         return Judged()
+    boxes = interface.boxes
+    numbers = next((entry for entry in interface.outputs if isinstance(entry, BoxClassesOutput)), None)
     if boxes is None or numbers is None:
         return Judged(classes=load_labels(path, feed.item_names))
     if not isinstance(preprocess, ImagePreprocess):
@@ -60,7 +58,7 @@ def read_labels(
             where=feed.description,
             remedy="give a folder of pictures, and a recipe that says how they are prepared",
         )
-    parts = _parts(boxes, preprocess, frame)
+    parts = _parts(boxes, preprocess, interface.pixels.size if interface.pixels is not None else None)
     return Judged(boxes=load_box_labels(path, feed.item_names, names, numbers.classes, parts))
 
 

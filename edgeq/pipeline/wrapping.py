@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
@@ -67,7 +68,7 @@ class Wrapping:
         """What the model itself reads."""
         return input_infos(self.model)[0]
 
-    @property
+    @cached_property
     def interface(self) -> Interface:
         """What is known of the package's inputs and outputs by construction."""
         outputs = self.back(self.model.opset_imports.get("", 0)).outputs if self.wrap.answers else ()
