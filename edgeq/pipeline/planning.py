@@ -25,6 +25,7 @@ from edgeq.stages.choose import (
     find_unequal_joins,
     forecast_floats,
     integer_joins,
+    joined_parts,
 )
 from edgeq.stages.equalize import smooth
 from edgeq.stages.insert import insert_qdq
@@ -58,7 +59,7 @@ def plan_model(job: Job, scheme: Scheme, formats: Formats | None) -> Planned:
     _ = job.wrapping  # what cannot be embedded is said before the data is read
     shaped = job.shaped(scheme)
     layout = job.layout(shaped, scheme, formats)
-    joins = _unequal_joins(job, shaped, layout, scheme, formats or {})
+    joins = _unequal_joins(job, shaped, layout)
     if joins:
         formats = {**{join.node: join.format for join in joins}, **(formats or {})}
         layout = job.layout(shaped, scheme, formats)
@@ -96,15 +97,13 @@ def _planned(
     return model, refined.plan
 
 
-def _unequal_joins(
-    job: Job, shaped: ir.Model, layout: Layout, scheme: Scheme, formats: Formats
-) -> tuple[UnequalJoin, ...]:
+def _unequal_joins(job: Job, shaped: ir.Model, layout: Layout) -> tuple[UnequalJoin, ...]:
     """Concat nodes that need more than the scheme's bits; those with a format of their own are decided already."""
-    batches = job.feeds[0]
-    if batches is None or not integer_joins(shaped, layout):
+    batches, joins = job.feeds[0], integer_joins(shaped, layout)
+    if batches is None or not joins:
         return ()
-    found = find_unequal_joins(shaped, layout, observe_peaks(shaped, batches), job.target, scheme)
-    return tuple(join for join in found if join.node not in formats)
+    parts = {str(value.name) for join in joins for value in joined_parts(join)}
+    return find_unequal_joins(joins, layout, observe_peaks(shaped, batches, wanted=parts), job.target)
 
 
 def _from_statistics(

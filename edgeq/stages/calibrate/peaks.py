@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 
 import numpy as np
@@ -17,8 +17,12 @@ PEAK_SAMPLES = 8
 """Batches that are looked at: magnitudes are far from the limit, or beyond it, whatever the sample."""
 
 
-def observe_peaks(model: ir.Model, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
+def observe_peaks(
+    model: ir.Model, batches: Iterable[Mapping[str, np.ndarray]], *, wanted: Collection[str] | None = None
+) -> dict[str, float]:
     """The largest magnitude of each float32 tensor of the main graph, by name, over the first batches.
+
+    With ``wanted`` only of those.
 
     Only one number per tensor leaves the model, so that memory does not grow with it. A batch in which a
     tensor is empty or holds an infinity does not count for it; without any other it is missing. ``model``
@@ -28,7 +32,7 @@ def observe_peaks(model: ir.Model, batches: Iterable[Mapping[str, np.ndarray]]) 
         CalibrationError: the model fails on a sample.
         ModelError: ONNX Runtime cannot load the model.
     """
-    probed, names = _probe(model)
+    probed, names = _probe(model, wanted)
     peaks: dict[str, float] = {}
     if not names:
         return peaks
@@ -48,11 +52,12 @@ def observe_peaks(model: ir.Model, batches: Iterable[Mapping[str, np.ndarray]]) 
     return peaks
 
 
-def _probe(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
+def _probe(model: ir.Model, wanted: Collection[str] | None) -> tuple[ir.Model, dict[str, str]]:
     """A copy (weights shared) whose outputs are the magnitudes alone, and the tensor that each belongs to."""
     copy = model.clone()
     floats = [value for value in copy.graph.inputs if _float(value)]
     floats += [output for node in copy.graph for output in node.outputs if _float(output)]
+    floats = [value for value in floats if wanted is None or value.name in wanted]
     names: dict[str, str] = {}
     outputs = []
     for number, value in enumerate(floats):

@@ -2,7 +2,7 @@
 
 from edgeq.stages.choose.forecast import forecast_nodes
 from edgeq.stages.choose.islands import find_islands, forecast_floats
-from edgeq.stages.choose.joins import UnequalJoin, find_unequal_joins, integer_joins
+from edgeq.stages.choose.joins import UnequalJoin, find_unequal_joins, integer_joins, joined_parts
 from edgeq.stages.choose.kernels import formats_of
 from edgeq.stages.choose.layout import Layout, find_layout
 from edgeq.stages.choose.plan import choose_plan
@@ -20,4 +20,5 @@ __all__ = [
     "forecast_nodes",
     "formats_of",
     "integer_joins",
+    "joined_parts",
 ]
