@@ -18,6 +18,7 @@ from embed_models import (
     classifier,
     detector,
     pass_through,
+    tiny_manifest,
 )
 
 import edgeq
@@ -97,13 +98,8 @@ def picture_bundle(tmp_path: Path) -> MakePictureBundle:
         write_bundle(
             path,
             model=model,
-            manifest=Manifest(
-                edgeq="0.1.0",
-                name="tiny net",
-                target="linux-x64",
-                precision="w8a8",
-                provider=Provider(name="CPUExecutionProvider", package="onnxruntime", version=">=1.24"),
-                interface=Interface(
+            manifest=tiny_manifest(
+                Interface(
                     inputs=(ImageInput(name="image", steps=steps),),
                     outputs=(LogitsOutput(name="logits", classes=channels),),
                 ),
@@ -146,13 +142,8 @@ def detector_bundle(tmp_path: Path) -> MakeDetectorBundle:
         write_bundle(
             path,
             model=model,
-            manifest=Manifest(
-                edgeq="0.1.0",
-                name="tiny net",
-                target="linux-x64",
-                precision="w8a8",
-                provider=Provider(name="CPUExecutionProvider", package="onnxruntime", version=">=1.24"),
-                interface=Interface(
+            manifest=tiny_manifest(
+                Interface(
                     inputs=(ImageInput(name="image", steps=steps),),
                     outputs=(
                         BoxesOutput(

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from edgeq.bundle import Bundle, GraphEntry, file_entry, read_bundle
+from edgeq.bundle import Bundle, GraphEntry, Manifest, file_entry, read_bundle
 from edgeq.graph import save_model
+from edgeq.interface import Interface
 from edgeq.recipe import ImagePreprocess
 from edgeq.target import Provider
 
@@ -58,6 +59,18 @@ SIZES = [(31, 23), (23, 31), (8, 90), (640, 480), (1024, 692), (700, 1024), (33,
 
 PICTURES = [(31, 23), (19, 61), (47, 12)]
 """``(width, height)`` of those to prepare: wide ones and a tall one."""
+
+
+def tiny_manifest(interface: Interface, name: str = "tiny net") -> Manifest:
+    """Of a package for this machine's processor, whose tensors mean what ``interface`` says."""
+    return Manifest(
+        edgeq="0.1.0",
+        name=name,
+        target="linux-x64",
+        precision="w8a8",
+        provider=Provider(name="CPUExecutionProvider", package="onnxruntime", version=">=1.24"),
+        interface=interface,
+    )
 
 
 def preparation_id(steps: ImagePreprocess) -> str:

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from embed_models import HOSTILE
+from embed_models import HOSTILE, tiny_manifest
 
-from edgeq.bundle import Bundle, Manifest, read_bundle
+from edgeq.bundle import Bundle, read_bundle
 from edgeq.interface import Interface, Output, TokenEmbeddingsOutput, TokenInput
 from edgeq.stages.embed.characters import Settings, normalize
 from edgeq.stages.package import write_bundle
-from edgeq.target import Provider
 
 SENTENCES = Path(__file__).parents[2] / "calibration" / "sentences.jsonl"
 
@@ -240,14 +239,7 @@ def make_text_bundle(
     write_bundle(
         path,
         model=ir.Model(graph, ir_version=10),
-        manifest=Manifest(
-            edgeq="0.1.0",
-            name="tiny",
-            target="linux-x64",
-            precision="w8a8",
-            provider=Provider(name="CPUExecutionProvider", package="onnxruntime", version=">=1.24"),
-            interface=Interface(inputs=entries, outputs=(output,)),
-        ),
+        manifest=tiny_manifest(Interface(inputs=entries, outputs=(output,)), name="tiny"),
         sample_inputs=[feed],
         reference_outputs=[{"vectors": answer.mean(1) if pooled else answer}],
         sqnr_db={"vectors": 100.0},
